@@ -1,1 +1,14 @@
-//! Placeholder until the first part lands.
+//! What vmrewind is tested with, never shipped: real guests on real QEMU, and doubles for what a real one cannot do.
+//!
+//! A test makes its disks with [`disk`], asks for a QEMU command line with [`guest::command_line`], hands that to
+//! vmrewind (or to [`qemu::spawn`]), and judges by what the guest says on its [`console`].
+
+mod command;
+pub mod console;
+pub mod disk;
+mod error;
+pub mod guest;
+pub mod qemu;
+pub mod report;
+
+pub use error::{Error, Result};

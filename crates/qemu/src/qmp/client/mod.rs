@@ -1,0 +1,245 @@
+//! The socket client: the one module of this crate with sockets, threads and a clock.
+//!
+//! ```text
+//!  execute --request--> [session | replies | event log | transcript | over?]  <--receive-- reader thread <-- socket
+//!     '------------ waits on one condition variable -------------'
+//! ```
+//!
+//! One reader thread per client feeds the [`Session`]; callers wait for their reply or event on a condition
+//! variable, any number at once. When the connection ends every waiter first gets what came before, then the same
+//! typed error. Dropping the client closes the connection and joins the thread.
+//!
+//! QEMU serves one client per QMP socket: a second one connects, but gets no greeting until the first is gone. That
+//! shows as [`QmpError::Deadline`] for `the greeting`.
+
+mod agent;
+mod connection;
+mod events;
+mod shared;
+mod transcript;
+
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub use agent::AgentClient;
+pub use events::EventCursor;
+
+use super::commands::{Command, from_reply, to_arguments};
+use super::error::{QmpError, SessionError};
+use super::message::QemuVersion;
+use connection::{Deadline, Patience};
+use shared::Shared;
+
+const READ_BYTES: usize = 64 << 10;
+
+/// A connection to QEMU's monitor, usable from several threads at once.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    version: QemuVersion,
+    peer_pid: Option<u32>,
+    /// Writing end; held while a line is written, so that lines never mix.
+    writer: Arc<Mutex<UnixStream>>,
+    /// Held from sending a descriptor to the reply: QEMU keeps only the last descriptor that came in.
+    fd_turn: Mutex<()>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Client {
+    /// Connects to a QMP socket and negotiates, all within `timeout`.
+    ///
+    /// # Errors
+    /// [`QmpError::Connect`] when nobody listens; [`QmpError::Lost`] and [`QmpError::Deadline`] during negotiation.
+    pub fn connect(socket: &Path, timeout: Duration) -> Result<Self, QmpError> {
+        let deadline = Deadline::after(timeout);
+        Self::negotiate(connection::connect(socket, deadline)?, socket, deadline)
+    }
+
+    /// Like [`Client::connect`], for a QEMU that is starting: waits while the socket does not exist or nobody
+    /// listens on it yet, for as long as `still_alive` says that QEMU runs.
+    ///
+    /// # Errors
+    /// As for `connect`, and [`QmpError::Ended`] when `still_alive` said no.
+    pub fn connect_waiting(
+        socket: &Path,
+        timeout: Duration,
+        still_alive: impl FnMut() -> bool,
+    ) -> Result<Self, QmpError> {
+        let deadline = Deadline::after(timeout);
+        let stream = connection::connect_waiting(socket, deadline, Patience::default(), still_alive)?;
+        Self::negotiate(stream, socket, deadline)
+    }
+
+    /// The version from QEMU's greeting.
+    pub fn version(&self) -> &QemuVersion {
+        &self.version
+    }
+
+    /// The process that listens on the socket (`SO_PEERCRED`): QEMU, unless another process passed it the socket.
+    pub fn peer_pid(&self) -> Option<u32> {
+        self.peer_pid
+    }
+
+    /// Runs a command and waits for its reply. Commands of several threads are answered in the order sent.
+    ///
+    /// # Errors
+    /// [`QmpError::Refused`], [`QmpError::Lost`], [`QmpError::Deadline`] (the command may still take effect),
+    /// [`QmpError::Reply`] when the answer lacks a needed field.
+    pub fn execute<C: Command>(&self, command: &C, timeout: Duration) -> Result<C::Reply, QmpError> {
+        let reply = self.run(C::NAME, &to_arguments(command)?, None, timeout)?;
+        from_reply::<C>(reply)
+    }
+
+    /// Like [`Client::execute`], with a file descriptor for QEMU (`SCM_RIGHTS`), which gets a copy: `getfd`.
+    ///
+    /// Descriptors are sent one command at a time: QEMU keeps only the last one that came in.
+    ///
+    /// # Errors
+    /// As for `execute`.
+    pub fn execute_with_fd<C: Command>(
+        &self,
+        command: &C,
+        fd: BorrowedFd<'_>,
+        timeout: Duration,
+    ) -> Result<C::Reply, QmpError> {
+        let _turn = lock(&self.fd_turn);
+        let reply = self.run(C::NAME, &to_arguments(command)?, Some(fd), timeout)?;
+        from_reply::<C>(reply)
+    }
+
+    /// Runs a command that has no type here. `arguments` is an object, or null for none.
+    ///
+    /// # Errors
+    /// As for [`Client::execute`].
+    pub fn execute_value(&self, name: &str, arguments: &Value, timeout: Duration) -> Result<Value, QmpError> {
+        self.run(name, arguments, None, timeout)
+    }
+
+    /// A cursor that sees every event from now on.
+    pub fn events(&self) -> EventCursor {
+        EventCursor::from_now(Arc::clone(&self.shared))
+    }
+
+    /// The last lines each way, oldest first, `->` to and `<-` from QEMU, long ones cut: for error reports.
+    pub fn transcript(&self) -> Vec<String> {
+        self.shared.lock().transcript.lines()
+    }
+
+    fn negotiate(stream: UnixStream, socket: &Path, deadline: Deadline) -> Result<Self, QmpError> {
+        let fail = |source| QmpError::Connect { socket: socket.to_owned(), source: Arc::new(source) };
+        let peer_pid = connection::peer_pid(&stream);
+        let writer = Arc::new(Mutex::new(stream.try_clone().map_err(fail)?));
+        let shared = Arc::new(Shared::default());
+        let reader = Reader { stream, shared: Arc::clone(&shared), writer: Arc::clone(&writer) };
+        let thread =
+            thread::Builder::new().name("qmp".to_owned()).spawn(move || reader.run()).map_err(fail)?;
+        let version = QemuVersion { major: 0, minor: 0, micro: 0, package: String::new() };
+        let reader = Some(thread);
+        // Made before the wait, so that a failure closes the connection and joins the thread by its drop.
+        let client = Self { shared, version, peer_pid, writer, fd_turn: Mutex::new(()), reader };
+        let version = client.shared.wait("the greeting", deadline, |inner| inner.version.clone())?;
+        Ok(client.with_version(version))
+    }
+
+    fn with_version(mut self, version: QemuVersion) -> Self {
+        self.version = version;
+        self
+    }
+
+    fn run(
+        &self,
+        name: &str,
+        arguments: &Value,
+        fd: Option<BorrowedFd<'_>>,
+        timeout: Duration,
+    ) -> Result<Value, QmpError> {
+        let deadline = Deadline::after(timeout);
+        let (id, line) = self.shared.request(name, arguments)?;
+        self.send(&line, fd, deadline);
+        let result = self
+            .shared
+            .wait(name, deadline, |inner| inner.replies.remove(&id))
+            .inspect_err(|_| self.shared.give_up(id))?;
+        result.map_err(|source| QmpError::Refused { command: name.to_owned(), source })
+    }
+
+    /// Sends a line. A failure reaches the caller, and all others, by the end of the connection.
+    fn send(&self, line: &[u8], fd: Option<BorrowedFd<'_>>, deadline: Deadline) {
+        let writer = lock(&self.writer);
+        match connection::send(&writer, line, fd, deadline).map_err(connection::write_error) {
+            // The reader gets to the end of the input by itself, after what QEMU said last.
+            Ok(()) | Err(SessionError::Closed) => {}
+            // Half a line may be out: nothing more can be said on this connection.
+            Err(error) => {
+                self.shared.fail(error);
+                close(&writer);
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.fail(SessionError::Closed);
+        close(&lock(&self.writer));
+        if let Some(reader) = self.reader.take() {
+            // A panic in the reader has been reported by the panic hook; there is nobody to hand it to here.
+            let _ = reader.join();
+        }
+    }
+}
+
+/// Feeds the session until the connection ends.
+struct Reader {
+    stream: UnixStream,
+    shared: Arc<Shared>,
+    writer: Arc<Mutex<UnixStream>>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let error = self.read_all();
+        self.shared.fail(error);
+        close(&self.stream);
+    }
+
+    fn read_all(&mut self) -> SessionError {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let count = match self.stream.read(&mut buffer) {
+                Ok(0) => return self.shared.end(),
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if connection::means_closed(&error) => return self.shared.end(),
+                Err(error) => return SessionError::Io { operation: "read", source: Arc::new(error) },
+            };
+            let outgoing = match self.shared.receive(buffer.get(..count).unwrap_or_default()) {
+                Ok(outgoing) => outgoing,
+                Err(error) => return error,
+            };
+            for line in outgoing {
+                let sent = connection::send(&lock(&self.writer), &line, None, Deadline::never());
+                if let Err(error) = sent {
+                    return connection::write_error(error);
+                }
+            }
+        }
+    }
+}
+
+/// Locks; a panic of another thread leaves nothing half-changed under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends both directions, which wakes the reader; fails only where the peer did it before.
+fn close(stream: &UnixStream) {
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+}

@@ -1,0 +1,143 @@
+//! The machine as a whole: run state, power, version, machine types, descriptors, links.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Nothing, commands, open_enum, plain_commands};
+use crate::qmp::message::QemuVersion;
+
+plain_commands! {
+    /// `query-status`.
+    QueryStatus = "query-status" -> StatusInfo;
+    /// `stop`: pauses the guest; done when the reply is there.
+    Stop = "stop" -> Nothing;
+    /// `cont`: lets the guest run.
+    Cont = "cont" -> Nothing;
+    /// `quit`: ends QEMU at once. The reply may be lost with the connection: see `QmpError::is_gone`.
+    Quit = "quit" -> Nothing;
+    /// `system_powerdown`: presses the ACPI power button; the guest may ignore it.
+    SystemPowerdown = "system_powerdown" -> Nothing;
+    /// `system_reset`.
+    SystemReset = "system_reset" -> Nothing;
+    /// `query-version`: the version that the greeting gave too.
+    QueryVersion = "query-version" -> QemuVersion;
+    /// `query-machines`.
+    QueryMachines = "query-machines" -> Vec<MachineInfo>;
+}
+
+commands! {
+    Getfd = "getfd" -> Nothing;
+    Closefd = "closefd" -> Nothing;
+    SetLink = "set_link" -> Nothing;
+    HumanMonitorCommand = "human-monitor-command" -> String;
+}
+
+open_enum! {
+    /// QAPI's `RunState`.
+    RunState {
+        /// Stopped by a debugger.
+        Debug = "debug",
+        /// Waiting for an incoming migration.
+        Inmigrate = "inmigrate",
+        /// QEMU or KVM can't go on.
+        InternalError = "internal-error",
+        /// Paused because of an I/O error.
+        IoError = "io-error",
+        /// Paused by `stop`.
+        Paused = "paused",
+        /// Paused behind a completed migration.
+        Postmigrate = "postmigrate",
+        /// Started with `-S`, not run yet.
+        Prelaunch = "prelaunch",
+        /// Paused for the last pass of a migration: pre-switchover too.
+        FinishMigrate = "finish-migrate",
+        /// Loading its state.
+        RestoreVm = "restore-vm",
+        /// Running.
+        Running = "running",
+        /// Paused to save its state.
+        SaveVm = "save-vm",
+        /// Shut down, under `-no-shutdown`.
+        Shutdown = "shutdown",
+        /// In ACPI S3.
+        Suspended = "suspended",
+        /// Paused by the watchdog.
+        Watchdog = "watchdog",
+        /// Paused because the guest panicked.
+        GuestPanicked = "guest-panicked",
+        /// Paused under COLO.
+        Colo = "colo",
+    }
+}
+
+/// QAPI's `StatusInfo`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct StatusInfo {
+    /// Whether the CPUs run.
+    pub running: bool,
+    /// Why, or why not.
+    pub status: RunState,
+    /// Fields not typed here (7.2 has `singlestep`).
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// QAPI's `MachineInfo`, as far as it is needed to resolve an alias.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct MachineInfo {
+    /// The versioned type, e.g. `pc-q35-10.0`.
+    pub name: String,
+    /// Its alias, e.g. `q35`, on the newest version only.
+    pub alias: Option<String>,
+    /// Whether QEMU takes it when none is named.
+    #[serde(rename = "is-default", default)]
+    pub is_default: bool,
+    /// Whether QEMU warns that it will go.
+    #[serde(default)]
+    pub deprecated: bool,
+    /// Fields not typed here.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// Finds a machine by name or alias; with None, the default one.
+pub fn resolve_machine<'a>(machines: &'a [MachineInfo], wanted: Option<&str>) -> Option<&'a MachineInfo> {
+    let Some(wanted) = wanted else {
+        return machines.iter().find(|machine| machine.is_default);
+    };
+    let by_name = machines.iter().find(|machine| machine.name == wanted);
+    by_name.or_else(|| machines.iter().find(|machine| machine.alias.as_deref() == Some(wanted)))
+}
+
+/// `getfd`: gives a name to the descriptor sent along (`Client::execute_with_fd`).
+///
+/// The name is good on this QMP connection only. One that exists already is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Getfd {
+    /// The name; not a digit first.
+    pub fdname: String,
+}
+
+/// `closefd`: closes a descriptor given by [`Getfd`] that nothing has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Closefd {
+    /// The name.
+    pub fdname: String,
+}
+
+/// `set_link`: plugs or unplugs a network device's cable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetLink {
+    /// The device's id, or the netdev's.
+    pub name: String,
+    /// Plugged.
+    pub up: bool,
+}
+
+/// `human-monitor-command`: the reply is the monitor's text, errors included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HumanMonitorCommand {
+    /// The line.
+    #[serde(rename = "command-line")]
+    pub command_line: String,
+}

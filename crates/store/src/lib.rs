@@ -1,1 +1,55 @@
-//! Placeholder until the first part lands.
+//! Keeps images: named spaces of 4096-byte pages, each zero or data, with named attachments.
+//!
+//! The crate knows nothing of virtual machines. A caller creates an image under an id of its choice, puts pages in
+//! any order, as often as it likes, and finishes; from then on the image is immutable, and every byte that is read
+//! from it has been checked against its hash.
+//!
+//! ```text
+//!            put_page, put_zero, attach          bounded queue
+//!   caller ──────────────────────────▶ ImageWriter ─────────▶ writer thread: hash, place, write behind
+//!                                          │ finish: tables, sync, rename, sync folder
+//!                                          ▼
+//!   caller ◀────────────────────────── ImageReader           Storage (a folder; in tests: crashing, failing)
+//!            page, runs, attachments, verify
+//! ```
+//!
+//! Guarantees: an image is listed only when it is whole and durable; the first write that fails latches the store
+//! closed. Memory: a writer takes its queue and at most 24 bytes per page; a reader 20 bytes per data page and 36 per
+//! run of data pages. The bytes are described in `docs/format.md`.
+
+mod error;
+mod format;
+mod id;
+mod reader;
+mod storage;
+mod store;
+mod writer;
+
+pub mod fuzz;
+
+pub use error::{Part, StoreError};
+pub use id::ImageId;
+pub use reader::{ImageReader, PageKind, Space};
+pub use storage::{DirStorage, Storage, StorageFile};
+pub use store::{ImageSummary, Store, SweepReport, WriteOptions};
+pub use writer::ImageWriter;
+
+/// Size of a page in bytes.
+pub const PAGE_SIZE: usize = 4096;
+
+/// [`PAGE_SIZE`] as a file offset or length.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+/// Content of one page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// A space of one image: its place in the order of creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpaceIndex(pub(crate) u32);
+
+impl SpaceIndex {
+    /// Returns the position in [`ImageReader::spaces`].
+    pub fn position(self) -> usize {
+        self.0 as usize
+    }
+}

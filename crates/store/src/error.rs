@@ -1,0 +1,137 @@
+//! What can go wrong in a store, with the object and the operation named.
+//!
+//! Storage speaks `io::Error`; the functions at the end turn those into [`StoreError`] in one place, so that a full disk
+//! is told apart from a broken one everywhere alike.
+
+use std::fmt;
+use std::io;
+
+use crate::ImageId;
+use crate::storage::Storage;
+
+/// Failure of an operation on a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The image's file does not hold what was written to it.
+    #[error("image {image} is damaged in its {what}: {place}")]
+    Damaged {
+        /// Image with the damage.
+        image: ImageId,
+        /// Part of the file that is affected.
+        what: Part,
+        /// Where in that part, and what is wrong there.
+        place: String,
+    },
+    /// The image was written by a later version of this program.
+    #[error("image {image} has format version {version}; this program reads up to version {supported}")]
+    NewerFormat {
+        /// Image that was to be opened.
+        image: ImageId,
+        /// Version found in its header.
+        version: u32,
+        /// Highest version that is understood.
+        supported: u32,
+    },
+    /// No image of that id is in the store.
+    #[error("no image {image} in the store")]
+    NotFound {
+        /// Id that was asked for.
+        image: ImageId,
+    },
+    /// An image of that id is in the store, or is being written.
+    #[error("image {image} exists already or is being written")]
+    Exists {
+        /// Id that was to be created.
+        image: ImageId,
+    },
+    /// The storage is full.
+    #[error("no space left while trying to {op} {path} ({free_bytes} bytes free)")]
+    NoSpace {
+        /// What was being done.
+        op: &'static str,
+        /// File that was being written.
+        path: String,
+        /// Bytes free at that moment.
+        free_bytes: u64,
+    },
+    /// The storage failed.
+    #[error("could not {op} {path}")]
+    Io {
+        /// What was being done.
+        op: &'static str,
+        /// File or folder it was done to.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An earlier write failed: nothing is written until the store is opened again.
+    #[error("the store is closed for writing since an earlier write failed")]
+    Latched,
+    /// The caller's verification callback asked to stop.
+    #[error("verification of image {image} was stopped")]
+    Stopped {
+        /// Image that was being verified.
+        image: ImageId,
+    },
+    /// The text is not an image id.
+    #[error("{text:?} is not an image id: 1 to 64 lower-case hexadecimal digits are expected")]
+    BadId {
+        /// Text that was given.
+        text: String,
+    },
+    /// The caller asked for something that the image cannot hold or does not have.
+    #[error("image {image}: {what}")]
+    Invalid {
+        /// Image that was addressed.
+        image: ImageId,
+        /// What is wrong with the request.
+        what: String,
+    },
+}
+
+/// Part of an image's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Part {
+    /// The first page: magic, version, ids.
+    Header,
+    /// The end of the file, by which the tables are found.
+    Footer,
+    /// The lists of spaces, pages and attachments.
+    Tables,
+    /// A page's data.
+    Page,
+    /// An attachment's data.
+    Attachment,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Header => "header",
+            Part::Footer => "footer",
+            Part::Tables => "tables",
+            Part::Page => "page data",
+            Part::Attachment => "attachment data",
+        })
+    }
+}
+
+impl StoreError {
+    /// Describes `source`, met while doing `op` to `name` in `storage`.
+    pub(crate) fn io(storage: &dyn Storage, op: &'static str, name: &str, source: io::Error) -> StoreError {
+        let path = storage.locate(name);
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                StoreError::NoSpace { op, path, free_bytes: storage.free_bytes().unwrap_or(0) }
+            }
+            _ => StoreError::Io { op, path, source },
+        }
+    }
+
+    /// Makes an [`StoreError::Invalid`] about `image`.
+    pub(crate) fn invalid(image: &ImageId, what: impl Into<String>) -> StoreError {
+        StoreError::Invalid { image: image.clone(), what: what.into() }
+    }
+}

@@ -1,0 +1,226 @@
+//! A folder of the file system as [`Storage`].
+//!
+//! Files hold guests' memory, so they are created for their owner only (mode 0600, the folder 0700). A file that is
+//! being written is held by an exclusive `flock`, which the kernel releases when the process dies: a file without lock
+//! under a temporary name has no writer any more. The lock belongs to the file, not to the name: a rename keeps it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, FlockOperation};
+
+use super::{Storage, StorageFile};
+
+/// Attempts to create a file that sweeps of other processes keep removing before it is locked.
+const CREATE_ATTEMPTS: usize = 16;
+
+/// A folder that holds a store's files.
+#[derive(Debug)]
+pub struct DirStorage {
+    path: PathBuf,
+    /// The folder itself, for syncing.
+    dir: File,
+}
+
+impl DirStorage {
+    /// Opens the folder at `path`, creating it (not its parents) when it is missing.
+    ///
+    /// A created folder is durable when this returns.
+    pub fn new(path: impl Into<PathBuf>) -> io::Result<DirStorage> {
+        let path = path.into();
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => sync_parent(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let dir = File::open(&path)?;
+        if !dir.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(DirStorage { path, dir })
+    }
+
+    fn file_path(&self, name: &str) -> io::Result<PathBuf> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(self.path.join(name))
+    }
+}
+
+impl Storage for DirStorage {
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let path = self.file_path(name)?;
+        for _ in 0..CREATE_ATTEMPTS {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            // Between creation and lock, a sweep of another process may have taken the file for abandoned.
+            if try_lock(&file)? && file.metadata()?.nlink() > 0 {
+                return Ok(Box::new(DirFile { file }));
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(DirFile { file: File::open(self.file_path(name)?)? }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.file_path(from)?, self.file_path(to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.file_path(name)?)
+    }
+
+    fn remove_abandoned(&self, name: &str) -> io::Result<Option<u64>> {
+        let path = self.file_path(name)?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !try_lock(&file)? || !names_this_file(&path, &file)? {
+            return Ok(None);
+        }
+        let len = file.metadata()?.len();
+        std::fs::remove_file(&path)?;
+        Ok(Some(len))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.dir.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn locate(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+/// An open file of a [`DirStorage`]; closing it releases the lock of its writer.
+#[derive(Debug)]
+struct DirFile {
+    file: File,
+}
+
+impl StorageFile for DirFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        // Linux answers this advice by starting to write the range's dirty pages, without waiting; it drops only
+        // pages that are clean already, and these were just written.
+        let Some(len) = NonZeroU64::new(len) else { return Ok(()) };
+        Ok(rustix::fs::fadvise(&self.file, offset, Some(len), Advice::DontNeed)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+/// Takes the exclusive lock of `file`, or returns false when another handle has it.
+fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Says whether `path` still names `file`, which a rename may have moved away.
+fn names_this_file(path: &Path, file: &File) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok(named.dev() == opened.dev() && named.ino() == opened.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage() -> (tempfile::TempDir, DirStorage) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let storage = DirStorage::new(dir.path().join("store")).expect("a new folder");
+        (dir, storage)
+    }
+
+    // The lock decides whether a temporary file is removed: it must follow the writer, not the name.
+    #[test]
+    fn a_held_file_is_not_removed_as_abandoned() {
+        let (_dir, storage) = storage();
+        let file = storage.create("a.part").expect("creating");
+        file.write_at(0, b"abc").expect("writing");
+        assert_eq!(storage.remove_abandoned("a.part").expect("trying"), None);
+        drop(file);
+        assert_eq!(storage.remove_abandoned("a.part").expect("removing"), Some(3));
+        assert_eq!(storage.remove_abandoned("a.part").expect("again"), None);
+        assert!(storage.list().expect("listing").is_empty());
+    }
+
+    // Guest memory holds secrets: other users may not read it.
+    #[test]
+    fn files_and_folder_are_private() {
+        let (dir, storage) = storage();
+        storage.create("a").expect("creating");
+        let mode = |path: PathBuf| std::fs::metadata(path).expect("it exists").mode() & 0o777;
+        assert_eq!(mode(dir.path().join("store/a")), 0o600);
+        assert_eq!(mode(dir.path().join("store")), 0o700);
+    }
+
+    // Names come from ids, but the storage refuses by itself what would leave the folder.
+    #[test]
+    fn names_stay_inside_the_folder() {
+        let (_dir, storage) = storage();
+        for name in ["", "..", "../x", "a/b", "/etc/passwd"] {
+            let error = storage.create(name).err().expect("refused");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
+        }
+    }
+
+    // A taken name is reported, not overwritten.
+    #[test]
+    fn create_refuses_a_taken_name() {
+        let (_dir, storage) = storage();
+        storage.create("a").expect("creating");
+        let error = storage.create("a").err().expect("refused");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
+}

@@ -165,7 +165,9 @@ impl Captured {
 fn check_blocks(blocks: &[RamBlock]) -> Result<(), Fault> {
     let mut list = blocks::BlockList::default();
     let limits = Limits::default();
-    list.announce(blocks.iter().try_fold(0, |sum: u64, block| sum.checked_add(block.len)).unwrap_or(u64::MAX), &limits)?;
+    list.announce(
+        blocks.iter().try_fold(0, |sum: u64, block| sum.checked_add(block.len)).unwrap_or(u64::MAX),
+        &limits,
+    )?;
     blocks.iter().cloned().try_for_each(|block| list.push(block, &limits))
 }
-

@@ -11,7 +11,7 @@ pub fn image(file: &[u8]) -> Option<u64> {
     let footer_at = file.len().checked_sub(usize::try_from(FOOTER_LEN).ok()?)?;
     let footer = Footer::decode(file.get(footer_at..)?, header_bytes, file.len() as u64).ok()?;
     let tables_at = usize::try_from(footer.tables_offset).ok()?;
-    tables(file.get(tables_at..footer_at)?, footer.tables_offset, footer.data_pages)
+    walk(file.get(tables_at..footer_at)?, &footer)
 }
 
 /// Takes `raw` for tables with the right hash, after slots that end at `tables_offset`.
@@ -19,8 +19,12 @@ pub fn image(file: &[u8]) -> Option<u64> {
 /// Unlike [`image`], this gets mutated tables past their hash. Returns the number of data pages found.
 pub fn tables(raw: &[u8], tables_offset: u64, data_pages: u64) -> Option<u64> {
     let tables_hash = *blake3::hash(raw).as_bytes();
-    let footer = Footer { tables_offset, tables_len: raw.len() as u64, data_pages, tables_hash };
-    let tables = Tables::decode(raw.to_vec(), &footer).ok()?;
+    walk(raw, &Footer { tables_offset, tables_len: raw.len() as u64, data_pages, tables_hash })
+}
+
+/// Decodes the tables and counts their data pages, each with its entry.
+fn walk(raw: &[u8], footer: &Footer) -> Option<u64> {
+    let tables = Tables::decode(raw.to_vec(), footer).ok()?;
     let mut found = 0;
     for space in &tables.spaces {
         for piece in tables.pieces(space, 0..space.pages()) {

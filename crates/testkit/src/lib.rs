@@ -10,5 +10,6 @@ mod error;
 pub mod guest;
 pub mod qemu;
 pub mod report;
+pub mod storage;
 
 pub use error::{Error, Result};

@@ -1,0 +1,8 @@
+//! Tests of the store through its public interface, on folders, in memory, on storages that crash and fail.
+
+mod basics;
+mod crash;
+mod damage;
+mod fault;
+mod model;
+mod support;

@@ -1,0 +1,371 @@
+//! A storage in memory that can lose power at any operation.
+//!
+//! ```text
+//!   write ──▶ pending of the file ──sync──▶ durable content
+//!   create, rename, remove ──▶ pending names ──sync_dir──▶ durable names
+//! ```
+//!
+//! After a crash, every pending write is there, lost, or torn into sectors of which some are there; of the pending
+//! changes to names any subset is there. A sync makes a file's content durable but not its name, and the other way round.
+//! This is stricter than file systems are, which keep more order than they promise.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmrewind_store::{Storage, StorageFile};
+
+use super::SeededRandom;
+
+/// What is written to a disk as a whole or not at all, in bytes.
+const SECTOR: usize = 512;
+
+/// A storage in memory that can lose power.
+#[derive(Debug, Clone, Default)]
+pub struct CrashStorage {
+    disk: Arc<Mutex<Disk>>,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    files: Vec<File>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    pending_names: Vec<NameChange>,
+    /// Operations so far that changed something.
+    operations: u64,
+    /// The operation that the power fails at.
+    power_fails_at: Option<u64>,
+    is_off: bool,
+    syncs_lie: bool,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    content: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Write>,
+    is_held: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Write {
+    offset: usize,
+    data: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Link(String, usize),
+    Rename(String, String, usize),
+    Unlink(String),
+}
+
+impl CrashStorage {
+    /// Makes an empty storage with the power on.
+    pub fn new() -> CrashStorage {
+        CrashStorage::default()
+    }
+
+    /// Lets the power fail at the operation of that number, counted from 0: it may have happened or not, and nothing
+    /// works afterwards.
+    pub fn fail_power_at(&self, operation: u64) {
+        self.disk().power_fails_at = Some(operation);
+    }
+
+    /// Makes all syncs do nothing, to check that a test notices missing ones.
+    pub fn let_syncs_lie(&self) {
+        self.disk().syncs_lie = true;
+    }
+
+    /// Returns how many operations changed something.
+    pub fn operations(&self) -> u64 {
+        self.disk().operations
+    }
+
+    /// Returns a storage as the machine may find it after losing power now; `seed` determines what is lost.
+    pub fn after_crash(&self, seed: u64) -> CrashStorage {
+        let mut random = SeededRandom::new(seed);
+        let disk = self.disk();
+        let files = disk.files.iter().map(|file| file.after_crash(&mut random)).collect();
+        let mut names = disk.durable_names.clone();
+        for change in &disk.pending_names {
+            if random.coin() {
+                change.apply(&mut names);
+            }
+        }
+        let found = Disk { files, durable_names: names.clone(), names, ..Disk::default() };
+        CrashStorage { disk: Arc::new(Mutex::new(found)) }
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        // A test that failed while it held the lock has reported that already.
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, file: usize, holds: bool) -> Box<dyn StorageFile> {
+        Box::new(Handle { storage: self.clone(), file, holds })
+    }
+}
+
+impl Storage for CrashStorage {
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let mut disk = self.disk();
+        if disk.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let outcome = disk.begin()?;
+        let file = disk.files.len();
+        disk.files.push(File { is_held: true, ..File::default() });
+        disk.change_names(NameChange::Link(name.to_owned(), file));
+        drop(disk);
+        outcome.map(|()| self.handle(file, true))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let file = self.disk().find(name)?;
+        Ok(self.handle(file, false))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let file = disk.find(from)?;
+        let outcome = disk.begin()?;
+        disk.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), file));
+        outcome
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.find(name)?;
+        let outcome = disk.begin()?;
+        disk.change_names(NameChange::Unlink(name.to_owned()));
+        outcome
+    }
+
+    fn remove_abandoned(&self, name: &str) -> io::Result<Option<u64>> {
+        let found = {
+            let disk = self.disk();
+            disk.find(name)
+                .ok()
+                .map(|file| &disk.files[file])
+                .filter(|file| !file.is_held)
+                .map(|file| file.content.len() as u64)
+        };
+        if found.is_some() {
+            self.remove(name)?;
+        }
+        Ok(found)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let disk = self.disk();
+        disk.check_power()?;
+        Ok(disk.names.keys().cloned().collect())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.begin()??;
+        if !disk.syncs_lie {
+            disk.durable_names = disk.names.clone();
+            disk.pending_names.clear();
+        }
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(1 << 40)
+    }
+
+    fn locate(&self, name: &str) -> String {
+        format!("crash-storage:{name}")
+    }
+}
+
+impl Disk {
+    fn check_power(&self) -> io::Result<()> {
+        if self.is_off { Err(power_lost()) } else { Ok(()) }
+    }
+
+    /// Counts an operation that changes something.
+    ///
+    /// The outer result says that the power is off; the inner one that it fails now, so that the change reaches the disk
+    /// only by chance.
+    fn begin(&mut self) -> io::Result<io::Result<()>> {
+        self.check_power()?;
+        self.is_off = self.power_fails_at == Some(self.operations);
+        self.operations += 1;
+        Ok(self.check_power())
+    }
+
+    fn find(&self, name: &str) -> io::Result<usize> {
+        self.check_power()?;
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn change_names(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.pending_names.push(change);
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            NameChange::Link(name, file) => {
+                names.insert(name.clone(), *file);
+            }
+            NameChange::Rename(from, to, file) => {
+                names.remove(from);
+                names.insert(to.clone(), *file);
+            }
+            NameChange::Unlink(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+impl File {
+    /// Returns the file as it may be found after a crash.
+    fn after_crash(&self, random: &mut SeededRandom) -> File {
+        let mut content = self.durable.clone();
+        for write in &self.pending {
+            match random.below(3) {
+                0 => {}
+                1 => write.apply(&mut content),
+                _ => write.sectors().filter(|_| random.coin()).for_each(|sector| sector.apply(&mut content)),
+            }
+        }
+        File { durable: content.clone(), content, ..File::default() }
+    }
+}
+
+impl Write {
+    fn apply(&self, content: &mut Vec<u8>) {
+        let end = self.offset + self.data.len();
+        if content.len() < end {
+            content.resize(end, 0);
+        }
+        content[self.offset..end].copy_from_slice(&self.data);
+    }
+
+    fn sectors(&self) -> impl Iterator<Item = Write> {
+        let offsets = (self.offset..).step_by(SECTOR);
+        offsets.zip(self.data.chunks(SECTOR)).map(|(offset, data)| Write { offset, data: data.to_vec() })
+    }
+}
+
+/// An open file; the one that created it holds it.
+#[derive(Debug)]
+struct Handle {
+    storage: CrashStorage,
+    file: usize,
+    holds: bool,
+}
+
+impl StorageFile for Handle {
+    fn len(&self) -> io::Result<u64> {
+        let disk = self.storage.disk();
+        disk.check_power()?;
+        Ok(disk.files[self.file].content.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let disk = self.storage.disk();
+        disk.check_power()?;
+        let start = position(offset)?;
+        let range = start..start.saturating_add(buf.len());
+        let found = disk.files[self.file].content.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let write = Write { offset: position(offset)?, data: data.to_vec() };
+        let mut disk = self.storage.disk();
+        let outcome = disk.begin()?;
+        let file = &mut disk.files[self.file];
+        write.apply(&mut file.content);
+        file.pending.push(write);
+        outcome
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.storage.disk();
+        disk.begin()??;
+        if !disk.syncs_lie {
+            let file = &mut disk.files[self.file];
+            file.durable.clone_from(&file.content);
+            file.pending.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.holds {
+            self.storage.disk().files[self.file].is_held = false;
+        }
+    }
+}
+
+fn position(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+fn power_lost() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a crash leaves over many seeds: listed with the whole content, listed with less, not listed.
+    fn outcomes(storage: &CrashStorage, name: &str, content: &[u8]) -> (bool, bool, bool) {
+        let mut seen = (false, false, false);
+        for seed in 0..64 {
+            let found = storage.after_crash(seed);
+            match found.open(name) {
+                Err(_) => seen.2 = true,
+                Ok(file) => {
+                    let mut bytes = vec![0; content.len()];
+                    let whole = file.read_at(0, &mut bytes).is_ok() && bytes == content;
+                    seen = (seen.0 | whole, seen.1 | !whole, seen.2);
+                }
+            }
+        }
+        seen
+    }
+
+    // The test double is worth something only if it really takes away what was not synced.
+    #[test]
+    fn only_what_was_synced_is_safe() {
+        let content = vec![7; 4 * SECTOR];
+        let storage = CrashStorage::new();
+        let file = storage.create("a").expect("creating");
+        file.write_at(0, &content).expect("writing");
+        assert_eq!(outcomes(&storage, "a", &content), (true, true, true), "anything can happen");
+        file.sync().expect("syncing");
+        assert_eq!(outcomes(&storage, "a", &content), (true, false, true), "the name can be lost");
+        storage.sync_dir().expect("syncing the names");
+        assert_eq!(outcomes(&storage, "a", &content), (true, false, false), "all is durable");
+        storage.rename("a", "b").expect("renaming");
+        assert_eq!(outcomes(&storage, "b", &content), (true, false, true), "the new name can be lost");
+    }
+
+    // After the power failed nothing may look as if it had succeeded.
+    #[test]
+    fn nothing_works_without_power() {
+        let storage = CrashStorage::new();
+        storage.fail_power_at(1);
+        let file = storage.create("a").expect("operation 0");
+        assert!(file.write_at(0, b"x").is_err(), "operation 1");
+        assert!(file.sync().is_err() && file.len().is_err() && storage.list().is_err());
+        assert_eq!(storage.operations(), 2);
+        assert!(storage.after_crash(0).list().is_ok(), "the next start has power again");
+    }
+}

@@ -7,6 +7,7 @@ mod command;
 pub mod console;
 pub mod disk;
 mod error;
+pub mod fake_qemu;
 pub mod guest;
 pub mod qemu;
 pub mod report;

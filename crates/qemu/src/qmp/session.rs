@@ -25,6 +25,8 @@ pub struct RequestId(u64);
 /// What came from QEMU.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
+    /// QEMU's greeting; negotiation is under way.
+    Greeted,
     /// Negotiation is over: commands may be sent.
     Ready(QemuVersion),
     /// The answer to a request that is outstanding no more.
@@ -140,38 +142,35 @@ impl Session {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// The line that the last message came from, for transcripts.
+    /// The line that the last message or error came from, for transcripts; empty where there is none.
     pub fn last_line(&self) -> &[u8] {
         &self.last_line
     }
 
     fn poll_line(&mut self) -> Result<Option<Incoming>, SessionError> {
-        while let Some(line) = self.lines.next_line()? {
-            self.last_line = line;
-            if let Some(incoming) = self.handle(decode(&self.last_line)?)? {
-                return Ok(Some(incoming));
-            }
-        }
-        Ok(None)
+        self.last_line.clear();
+        let Some(line) = self.lines.next_line()? else { return Ok(None) };
+        self.last_line = line;
+        self.handle(decode(&self.last_line)?).map(Some)
     }
 
-    /// Moves the state machine by one message; None when the message is the session's own business.
-    fn handle(&mut self, message: Message) -> Result<Option<Incoming>, SessionError> {
+    /// Moves the state machine by one message.
+    fn handle(&mut self, message: Message) -> Result<Incoming, SessionError> {
         match message {
-            Message::Event(event) => Ok(Some(Incoming::Event(event))),
-            Message::Greeting(version) => self.greeted(version).map(|()| None),
-            Message::Reply { id, result } => self.replied(id.as_ref(), result).map(Some),
+            Message::Event(event) => Ok(Incoming::Event(event)),
+            Message::Greeting(version) => self.greeted(version),
+            Message::Reply { id, result } => self.replied(id.as_ref(), result),
         }
     }
 
-    fn greeted(&mut self, version: QemuVersion) -> Result<(), SessionError> {
+    fn greeted(&mut self, version: QemuVersion) -> Result<Incoming, SessionError> {
         if !matches!(self.state, State::Greeting) {
             return Err(unexpected("a second greeting", &self.last_line));
         }
         let (id, line) = self.encode("qmp_capabilities", &Value::Null);
         self.outgoing.push(line);
         self.state = State::Negotiating { id, version };
-        Ok(())
+        Ok(Incoming::Greeted)
     }
 
     fn replied(

@@ -110,28 +110,33 @@ pub(super) fn peer_pid(stream: &UnixStream) -> Option<u32> {
     u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
 }
 
-/// Writes all of `bytes`, and `fd` with the first of them.
-///
-/// # Errors
-/// `TimedOut` at the deadline; after any error part of the bytes may be out.
+/// Why a line is not, or not wholly, out.
+#[derive(Debug)]
+pub(super) struct SendError {
+    written_bytes: usize,
+    pub(super) source: io::Error,
+}
+
+impl SendError {
+    /// Whether the stream is as it was: the time was up before anything could be written.
+    pub(super) fn is_harmless(&self) -> bool {
+        self.written_bytes == 0 && self.source.kind() == io::ErrorKind::TimedOut
+    }
+}
+
+/// Writes all of `bytes`, and `fd` with the first of them; `TimedOut` at the deadline.
 pub(super) fn send(
     stream: &UnixStream,
-    mut bytes: &[u8],
+    bytes: &[u8],
     fd: Option<BorrowedFd<'_>>,
     deadline: Deadline,
-) -> io::Result<()> {
-    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-    let mut fds = fds.as_slice();
-    while !bytes.is_empty() {
-        set_socket_timeout(stream, Timeout::Send, deadline.socket_timeout()?)?;
-        match send_once(stream.as_fd(), bytes, fds) {
-            Ok(count) => {
-                fds = &[];
-                bytes = bytes.get(count..).unwrap_or_default();
-            }
-            // EAGAIN is the socket's timeout: the next turn ends the wait.
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
+) -> Result<(), SendError> {
+    let mut written_bytes = 0;
+    while let Some(rest) = bytes.get(written_bytes..).filter(|rest| !rest.is_empty()) {
+        let fd = fd.filter(|_| written_bytes == 0);
+        match send_some(stream, rest, fd, deadline) {
+            Ok(count) => written_bytes += count,
+            Err(source) => return Err(SendError { written_bytes, source }),
         }
     }
     Ok(())
@@ -150,9 +155,26 @@ pub(super) fn write_error(error: io::Error) -> SessionError {
     SessionError::Io { operation: "write", source: Arc::new(error) }
 }
 
-fn send_once(stream: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
+fn send_some(
+    stream: &UnixStream,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+    deadline: Deadline,
+) -> io::Result<usize> {
+    loop {
+        set_socket_timeout(stream, Timeout::Send, deadline.socket_timeout()?)?;
+        match send_once(stream.as_fd(), bytes, fd) {
+            // EAGAIN is the socket's timeout: the next turn ends the wait.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn send_once(stream: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = fd.as_slice();
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::MSGSIZE);
     }

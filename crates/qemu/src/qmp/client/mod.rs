@@ -42,14 +42,11 @@ const READ_BYTES: usize = 64 << 10;
 /// A connection to QEMU's monitor, usable from several threads at once.
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    link: Link,
     version: QemuVersion,
     peer_pid: Option<u32>,
-    /// Writing end; held while a line is written, so that lines never mix.
-    writer: Arc<Mutex<UnixStream>>,
     /// Held from sending a descriptor to the reply: QEMU keeps only the last descriptor that came in.
     fd_turn: Mutex<()>,
-    reader: Option<JoinHandle<()>>,
 }
 
 impl Client {
@@ -124,33 +121,20 @@ impl Client {
 
     /// A cursor that sees every event from now on.
     pub fn events(&self) -> EventCursor {
-        EventCursor::from_now(Arc::clone(&self.shared))
+        EventCursor::from_now(Arc::clone(&self.link.shared))
     }
 
     /// The last lines each way, oldest first, `->` to and `<-` from QEMU, long ones cut: for error reports.
     pub fn transcript(&self) -> Vec<String> {
-        self.shared.lock().transcript.lines()
+        self.link.shared.lock().transcript.lines()
     }
 
     fn negotiate(stream: UnixStream, socket: &Path, deadline: Deadline) -> Result<Self, QmpError> {
-        let fail = |source| QmpError::Connect { socket: socket.to_owned(), source: Arc::new(source) };
         let peer_pid = connection::peer_pid(&stream);
-        let writer = Arc::new(Mutex::new(stream.try_clone().map_err(fail)?));
-        let shared = Arc::new(Shared::default());
-        let reader = Reader { stream, shared: Arc::clone(&shared), writer: Arc::clone(&writer) };
-        let thread =
-            thread::Builder::new().name("qmp".to_owned()).spawn(move || reader.run()).map_err(fail)?;
-        let version = QemuVersion { major: 0, minor: 0, micro: 0, package: String::new() };
-        let reader = Some(thread);
-        // Made before the wait, so that a failure closes the connection and joins the thread by its drop.
-        let client = Self { shared, version, peer_pid, writer, fd_turn: Mutex::new(()), reader };
-        let version = client.shared.wait("the greeting", deadline, |inner| inner.version.clone())?;
-        Ok(client.with_version(version))
-    }
-
-    fn with_version(mut self, version: QemuVersion) -> Self {
-        self.version = version;
-        self
+        let link = Link::start(stream)
+            .map_err(|source| QmpError::Connect { socket: socket.to_owned(), source: Arc::new(source) })?;
+        let version = link.shared.wait("the greeting", deadline, |inner| inner.version.clone())?;
+        Ok(Self { link, version, peer_pid, fd_turn: Mutex::new(()) })
     }
 
     fn run(
@@ -161,31 +145,54 @@ impl Client {
         timeout: Duration,
     ) -> Result<Value, QmpError> {
         let deadline = Deadline::after(timeout);
-        let (id, line) = self.shared.request(name, arguments)?;
-        self.send(&line, fd, deadline);
+        let (id, line) = self.link.shared.request(name, arguments)?;
+        self.link.send(&line, fd, deadline);
         let result = self
+            .link
             .shared
             .wait(name, deadline, |inner| inner.replies.remove(&id))
-            .inspect_err(|_| self.shared.give_up(id))?;
+            .inspect_err(|_| self.link.shared.give_up(id))?;
         result.map_err(|source| QmpError::Refused { command: name.to_owned(), source })
+    }
+}
+
+/// The two ends of a connection's work: the writer's, used by callers, and the reader thread's.
+#[derive(Debug)]
+struct Link {
+    shared: Arc<Shared>,
+    /// Held while a line is written, so that lines never mix.
+    writer: Arc<Mutex<UnixStream>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Link {
+    fn start(stream: UnixStream) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::new(Mutex::new(stream.try_clone()?));
+        let reader = Reader { stream, shared: Arc::clone(&shared), writer: Arc::clone(&writer) };
+        let reader = thread::Builder::new().name("qmp".to_owned()).spawn(move || reader.run())?;
+        Ok(Self { shared, writer, reader: Some(reader) })
     }
 
     /// Sends a line. A failure reaches the caller, and all others, by the end of the connection.
     fn send(&self, line: &[u8], fd: Option<BorrowedFd<'_>>, deadline: Deadline) {
         let writer = lock(&self.writer);
-        match connection::send(&writer, line, fd, deadline).map_err(connection::write_error) {
+        match connection::send(&writer, line, fd, deadline) {
+            Ok(()) => {}
+            // Nothing is out, and the caller is about to find that its time is up.
+            Err(error) if error.is_harmless() => {}
             // The reader gets to the end of the input by itself, after what QEMU said last.
-            Ok(()) | Err(SessionError::Closed) => {}
+            Err(error) if connection::means_closed(&error.source) => {}
             // Half a line may be out: nothing more can be said on this connection.
             Err(error) => {
-                self.shared.fail(error);
+                self.shared.fail(connection::write_error(error.source));
                 close(&writer);
             }
         }
     }
 }
 
-impl Drop for Client {
+impl Drop for Link {
     fn drop(&mut self) {
         self.shared.fail(SessionError::Closed);
         close(&lock(&self.writer));
@@ -227,7 +234,7 @@ impl Reader {
             for line in outgoing {
                 let sent = connection::send(&lock(&self.writer), &line, None, Deadline::never());
                 if let Err(error) = sent {
-                    return connection::write_error(error);
+                    return connection::write_error(error.source);
                 }
             }
         }

@@ -121,14 +121,15 @@ impl Inner {
     fn absorb(&mut self) -> Result<(), SessionError> {
         loop {
             let polled = self.session.poll();
-            if !matches!(polled, Ok(None)) {
-                self.transcript.received(self.session.last_line());
+            let line = self.session.last_line();
+            if !line.is_empty() {
+                self.transcript.received(line);
             }
             match polled? {
                 None => return Ok(()),
                 Some(Incoming::Ready(version)) => self.version = Some(version),
                 Some(Incoming::Event(event)) => self.events.push(event),
-                Some(Incoming::Late(_)) => {}
+                Some(Incoming::Greeted | Incoming::Late(_)) => {}
                 Some(Incoming::Reply { id, result }) => {
                     self.replies.insert(id, result);
                 }

@@ -53,7 +53,7 @@ pub struct BlockNode {
     pub ro: bool,
     /// The file name of the backing node.
     pub backing_file: Option<String>,
-    /// How many nodes lie below it.
+    /// How many nodes lie below it; 0 with `flat`.
     #[serde(default)]
     pub backing_file_depth: u64,
     /// The image behind it.
@@ -66,7 +66,7 @@ pub struct BlockNode {
 /// QAPI's `ImageInfo`: an image file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ImageInfo {
-    /// The file name as QEMU shows it.
+    /// The file name as QEMU shows it: `json:{...}` where the node's backing is not what the file's header says.
     pub filename: String,
     /// The format.
     pub format: String,
@@ -96,7 +96,7 @@ pub struct ImageInfo {
 /// `query-named-block-nodes`: every node, those made by QEMU too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct QueryNamedBlockNodes {
-    /// Leaves out `backing-image`, which grows with the square of the chain.
+    /// Leaves out `backing-image` and the depth: they make the reply grow with the square of the chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flat: Option<bool>,
 }

@@ -1,0 +1,298 @@
+//! The client against a real QEMU without a machine: what the scripted peer assumes must be what QEMU does.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vmrewind_qemu::qmp::commands::{
+    BlockCommit, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Closefd, Getfd, HumanMonitorCommand, JobDismiss,
+    JobStatus, Migrate, MigrateCancel, MigrateSetCapabilities, MigrateSetParameters, MigrationParameters,
+    MigrationStatus, OnError, QueryBlock, QueryBlockJobs, QueryJobs, QueryMachines, QueryMigrate,
+    QueryMigrateCapabilities, QueryMigrateParameters, QueryNamedBlockNodes, QueryStatus, QueryVersion, Quit,
+    RunState, SetLink, Stop, Transaction, resolve_machine,
+};
+use vmrewind_qemu::qmp::{Client, QmpError};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(100);
+
+/// A QEMU that is killed and waited for on drop.
+struct Qemu {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Qemu {
+    fn start(machine: &str, more: &[&str]) -> (Self, Client) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("qmp.sock");
+        let child = Command::new("qemu-system-x86_64")
+            .args(["-machine", machine, "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-qmp"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .args(more)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut qemu = Self { child, folder };
+        let client = Client::connect_waiting(&socket, LONG, || qemu.is_running()).unwrap();
+        (qemu, client)
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Fails only where it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes a qcow2 image of 1 MiB, on `backing` where that is given.
+fn qcow2(file: &Path, backing: Option<&str>) -> String {
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2"]);
+    if let Some(backing) = backing {
+        command.args(["-F", "qcow2", "-b", backing]);
+    }
+    assert!(command.arg(file).arg("1M").status().unwrap().success());
+    file.to_str().unwrap().to_owned()
+}
+
+/// The greeting, the peer's pid, typed queries, an unknown command, and a second client once the first is gone.
+#[test]
+fn queries_are_understood() {
+    let (qemu, client) = Qemu::start("none", &[]);
+    assert_eq!(client.peer_pid(), Some(qemu.child.id()));
+    assert!(client.version().is_at_least(7, 2), "{}", client.version());
+    assert_eq!(&client.execute(&QueryVersion, LONG).unwrap(), client.version());
+    let status = client.execute(&QueryStatus, LONG).unwrap();
+    assert_eq!((status.running, status.status), (false, RunState::Prelaunch));
+
+    let machines = client.execute(&QueryMachines, LONG).unwrap();
+    let q35 = resolve_machine(&machines, Some("q35")).unwrap();
+    assert!(q35.name.starts_with("pc-q35-"), "{}", q35.name);
+    assert_eq!(resolve_machine(&machines, Some(&q35.name)), Some(q35));
+    assert!(resolve_machine(&machines, None).unwrap().is_default);
+
+    let text = client.execute(&HumanMonitorCommand { command_line: "info status".to_owned() }, LONG).unwrap();
+    assert!(text.starts_with("VM status: paused"), "{text}");
+    let error = client.execute_value("no-such-command", &Value::Null, LONG).unwrap_err();
+    assert_eq!(error.refusal().unwrap().class, "CommandNotFound");
+    let error = client.execute(&SetLink { name: "net0".to_owned(), up: false }, LONG).unwrap_err();
+    assert_eq!(error.refusal().unwrap().class, "DeviceNotFound");
+
+    // QEMU serves one client at a time; the second is greeted when the first has closed.
+    let busy = Client::connect(&qemu.path("qmp.sock"), SHORT).unwrap_err();
+    assert!(matches!(busy, QmpError::Deadline { doing, .. } if doing == "the greeting"));
+    drop(client);
+    let again = Client::connect(&qemu.path("qmp.sock"), LONG).unwrap();
+    assert!(again.execute(&QueryStatus, LONG).is_ok());
+}
+
+/// Capabilities and parameters as QEMU takes and tells them.
+#[test]
+fn migration_settings_are_taken() {
+    let (_qemu, client) = Qemu::start("none", &[]);
+    let info = client.execute(&QueryMigrate, LONG).unwrap();
+    assert_eq!((info.status, info.ram), (None, None));
+    let wanted = ["events", "pause-before-switchover"];
+    client.execute(&MigrateSetCapabilities::of(wanted.map(|name| (name, true))), LONG).unwrap();
+    let capabilities = client.execute(&QueryMigrateCapabilities, LONG).unwrap();
+    let on: Vec<&str> =
+        capabilities.iter().filter(|one| one.state).map(|one| one.capability.as_str()).collect();
+    assert_eq!(on, wanted);
+    let parameters =
+        MigrationParameters { downtime_limit_ms: Some(20), max_bandwidth: Some(0), ..Default::default() };
+    client.execute(&MigrateSetParameters(parameters), LONG).unwrap();
+    let parameters = client.execute(&QueryMigrateParameters, LONG).unwrap();
+    assert_eq!((parameters.downtime_limit_ms, parameters.max_bandwidth), (Some(20), Some(0)));
+    assert!(parameters.max_postcopy_bandwidth.is_some() && !parameters.other.is_empty());
+    client.execute(&MigrateCancel, LONG).unwrap();
+}
+
+/// A descriptor passed by `getfd` is the one that QEMU migrates to: the stream comes out of our end of the pipe.
+#[test]
+fn a_descriptor_reaches_qemu() {
+    let (_qemu, client) = Qemu::start("pc", &["-m", "16"]);
+    client.execute(&MigrateSetCapabilities::of([("events", true)]), LONG).unwrap();
+    let (mut output, input) = std::io::pipe().unwrap();
+    let getfd = Getfd { fdname: "mig".to_owned() };
+    client.execute_with_fd(&getfd, input.as_fd(), LONG).unwrap();
+    drop(input);
+    let mut events = client.events();
+    client.execute(&Migrate::to_fd("mig"), LONG).unwrap();
+    let mut stream = Vec::new();
+    output.read_to_end(&mut stream).unwrap();
+    assert_eq!(stream.get(..8), Some(&b"QEVM\0\0\0\x03"[..]));
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&MigrationStatus::Completed) {
+        statuses.extend(MigrationStatus::of_event(&events.wait_next(LONG).unwrap()));
+        assert_ne!(statuses.last(), Some(&MigrationStatus::Failed));
+    }
+    assert_eq!(statuses.first(), Some(&MigrationStatus::Setup));
+    let info = client.execute(&QueryMigrate, LONG).unwrap();
+    assert_eq!(info.status, Some(MigrationStatus::Completed));
+    assert!(info.ram.unwrap().transferred_bytes > 0 && info.total_time_ms.is_some());
+    let gone = client.execute(&Closefd { fdname: "mig".to_owned() }, LONG).unwrap_err();
+    assert!(gone.refusal().is_some(), "the migration took it: {gone}");
+}
+
+/// QEMU keeps only the last descriptor that came in: several threads must not take each other's.
+#[test]
+fn descriptors_of_several_threads_stay_apart() {
+    let (_qemu, client) = Qemu::start("none", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (client, file) = (&client, folder.path().join(format!("{number}")));
+            scope.spawn(move || {
+                let file = File::create(file).unwrap();
+                let getfd = Getfd { fdname: format!("fd{number}") };
+                client.execute_with_fd(&getfd, file.as_fd(), LONG).unwrap();
+            });
+        }
+    });
+    for number in 0..8 {
+        client.execute(&Closefd { fdname: format!("fd{number}") }, LONG).unwrap();
+    }
+    let without = client.execute(&Getfd { fdname: "none".to_owned() }, LONG).unwrap_err();
+    assert!(without.refusal().unwrap().desc.contains("SCM_RIGHTS"), "{:?}", without.refusal());
+}
+
+/// Two disks switch to overlays in one transaction, one is committed back; the queries show it.
+#[test]
+fn layers_are_added_switched_and_committed() {
+    let (qemu, client) = Qemu::start(
+        "pc",
+        &[
+            "-device",
+            "virtio-scsi-pci,id=scsi",
+            "-blockdev",
+            "null-co,node-name=null",
+            "-device",
+            "scsi-hd,drive=null",
+        ],
+    );
+    let base = qcow2(&qemu.path("base.qcow2"), None);
+    // The backing file is in the header too: where it is not, QEMU shows the node's file name as `json:{...}`.
+    let overlay = qcow2(&qemu.path("overlay.qcow2"), Some(&base));
+    let (base_node, overlay_node) = ("base-0".to_owned(), "overlay-0".to_owned());
+    for (file, node) in [(&base, &base_node), (&overlay, &overlay_node)] {
+        client.execute(&BlockdevAdd::qcow2_overlay(node, file), LONG).unwrap();
+    }
+    let snapshot = BlockdevSnapshot { node: base_node.clone(), overlay: overlay_node.clone() };
+    client.execute(&Transaction::of_snapshots([snapshot]), LONG).unwrap();
+
+    let nodes = client.execute(&QueryNamedBlockNodes { flat: Some(true) }, LONG).unwrap();
+    let top = nodes.iter().find(|node| node.node_name.as_deref() == Some(&overlay_node)).unwrap();
+    assert_eq!((top.drv.as_str(), top.ro, &top.image.backing_image), ("qcow2", false, &None));
+    assert_eq!((top.image.filename.as_str(), top.image.virtual_size_bytes), (overlay.as_str(), 1 << 20));
+    let nodes = client.execute(&QueryNamedBlockNodes { flat: None }, LONG).unwrap();
+    let top = nodes.iter().find(|node| node.node_name.as_deref() == Some(&overlay_node)).unwrap();
+    assert_eq!((top.backing_file_depth, top.backing_file.as_deref()), (1, Some(base.as_str())));
+    assert_eq!(top.image.backing_image.as_ref().unwrap().filename, base);
+    let devices = client.execute(&QueryBlock, LONG).unwrap();
+    let inserted = devices[0].inserted.as_ref().unwrap();
+    assert_eq!((inserted.node_name.as_deref(), inserted.drv.as_str()), (Some("null"), "null-co"));
+    assert!(devices[0].qdev.is_some());
+
+    let mut events = client.events();
+    let commit = BlockCommit {
+        job_id: Some("job0".to_owned()),
+        device: overlay_node.clone(),
+        on_error: Some(OnError::Report),
+        auto_dismiss: Some(false),
+        ..Default::default()
+    };
+    client.execute(&commit, LONG).unwrap();
+    let status = |event: &vmrewind_qemu::qmp::Event, wanted: &str| event.data["status"] == wanted;
+    events.wait(LONG, |event| status(event, "ready")).unwrap();
+    assert!(client.execute(&QueryBlockJobs, LONG).unwrap()[0].ready);
+    client.execute_value("job-complete", &json!({"id": "job0"}), LONG).unwrap();
+    events.wait(LONG, |event| status(event, "concluded")).unwrap();
+    let jobs = client.execute(&QueryJobs, LONG).unwrap();
+    assert_eq!((jobs.len(), &jobs[0].status, &jobs[0].error), (1, &JobStatus::Concluded, &None));
+    client.execute(&JobDismiss { id: "job0".to_owned() }, LONG).unwrap();
+    assert!(client.execute(&QueryJobs, LONG).unwrap().is_empty());
+    client.execute(&BlockdevDel { node_name: overlay_node }, LONG).unwrap();
+    client.execute(&BlockdevDel { node_name: base_node }, LONG).unwrap();
+}
+
+/// A transaction is all or nothing, and its refusal says why.
+#[test]
+fn a_transaction_that_fails_changes_nothing() {
+    let (qemu, client) = Qemu::start("none", &[]);
+    for name in ["a", "b"] {
+        let file = qcow2(&qemu.path(name), None);
+        client.execute(&BlockdevAdd::qcow2_overlay(name, &file), LONG).unwrap();
+    }
+    let snapshot =
+        |node: &str, overlay: &str| BlockdevSnapshot { node: node.into(), overlay: overlay.into() };
+    let both = Transaction::of_snapshots([snapshot("a", "b"), snapshot("missing", "b")]);
+    let error = client.execute(&both, LONG).unwrap_err();
+    assert!(error.refusal().unwrap().desc.contains("missing"), "{:?}", error.refusal());
+    let nodes = client.execute(&QueryNamedBlockNodes::default(), LONG).unwrap();
+    assert!(nodes.iter().all(|node| node.backing_file_depth == 0));
+}
+
+/// QEMU killed while two threads wait, one for an event and one that keeps asking: both are told that it is gone.
+#[test]
+fn a_killed_qemu_is_told_to_all() {
+    let (mut qemu, client) = Qemu::start("none", &[]);
+    let (waiting, is_waiting) = mpsc::channel();
+    thread::scope(|scope| {
+        let (client, waiting_too) = (&client, waiting.clone());
+        let events = scope.spawn(move || {
+            let mut events = client.events();
+            waiting.send(()).unwrap();
+            events.wait(LONG, |event| event.name == "NEVER").unwrap_err()
+        });
+        let queries = scope.spawn(move || {
+            client.execute(&QueryStatus, LONG).unwrap();
+            waiting_too.send(()).unwrap();
+            loop {
+                if let Err(error) = client.execute(&QueryStatus, LONG) {
+                    return error;
+                }
+            }
+        });
+        is_waiting.recv().unwrap();
+        is_waiting.recv().unwrap();
+        qemu.child.kill().unwrap();
+        for error in [events.join().unwrap(), queries.join().unwrap()] {
+            assert!(error.is_gone(), "{error:?}");
+        }
+    });
+    assert!(client.execute(&Stop, LONG).unwrap_err().is_gone());
+}
+
+/// The orderly end: `quit` is answered or the connection is gone, and SHUTDOWN was heard before.
+#[test]
+fn quit_is_heard() {
+    let (mut qemu, client) = Qemu::start("none", &[]);
+    let mut events = client.events();
+    match client.execute(&Quit, LONG) {
+        Ok(_) => {}
+        Err(error) => assert!(error.is_gone(), "{error:?}"),
+    }
+    let event = events.wait(LONG, |event| event.name == "SHUTDOWN").unwrap();
+    assert_eq!(event.data["reason"], "host-qmp-quit");
+    assert!(event.timestamp.seconds > 0);
+    assert!(events.wait_next(LONG).unwrap_err().is_gone());
+    assert!(qemu.child.wait().unwrap().success());
+}

@@ -3,6 +3,7 @@
 //! Opening reads the tables, 20 bytes for each data page, and keeps them in memory. A reader can be shared between
 //! threads, and keeps working when its image is removed from the store.
 
+use std::fmt;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -279,6 +280,15 @@ impl ImageReader {
 
     fn invalid(&self, what: String) -> StoreError {
         StoreError::invalid(self.id(), what)
+    }
+}
+
+impl fmt::Debug for ImageReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageReader")
+            .field("id", self.id())
+            .field("spaces", &self.spaces)
+            .finish_non_exhaustive()
     }
 }
 

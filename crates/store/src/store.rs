@@ -4,6 +4,7 @@
 //! (`ID.image.part`) and is held by its writer. Clones of a `Store` are one store: they share the latch that the first
 //! failed write closes.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,6 +206,12 @@ impl Store {
 
     fn names(&self) -> Result<Vec<String>, StoreError> {
         self.shared.storage.list().map_err(|error| self.shared.failed("list", "", error))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("latched", &self.latched()).finish_non_exhaustive()
     }
 }
 

@@ -56,8 +56,10 @@ impl Storage for DirStorage {
         let path = self.file_path(name)?;
         for _ in 0..CREATE_ATTEMPTS {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            // Between creation and lock, a sweep of another process may have taken the file for abandoned.
-            if try_lock(&file)? && file.metadata()?.nlink() > 0 {
+            // Between creation and lock, a sweep may have taken the file for abandoned: it holds the lock for a moment,
+            // and the file has no name afterwards.
+            lock(&file)?;
+            if file.metadata()?.nlink() > 0 {
                 return Ok(Box::new(DirFile { file }));
             }
         }
@@ -142,6 +144,16 @@ impl StorageFile for DirFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+}
+
+/// Waits for the exclusive lock of `file`.
+fn lock(file: &File) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(file, FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result?),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod page_map;
 mod queue;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -214,6 +215,15 @@ impl ImageWriter {
 
     fn invalid(&self, what: String) -> StoreError {
         StoreError::invalid(&self.id, what)
+    }
+}
+
+impl fmt::Debug for ImageWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageWriter")
+            .field("id", &self.id)
+            .field("spaces", &self.spaces)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,11 @@
 //! The life of an image in a folder: written, listed, read, verified, removed, swept.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use vmrewind_store::{PAGE_SIZE, Page, Part, StoreError, WriteOptions};
+use vmrewind_store::{
+    ImageId, ImageReader, ImageWriter, PAGE_SIZE, Page, Part, Store, StoreError, WriteOptions,
+};
 
 use crate::support::{check_sample, folder_store, id, page, write_sample};
 
@@ -138,6 +141,43 @@ fn sweep_removes_only_what_has_lost_its_writer() {
     write_sample(&store, &id("4")).expect("written");
 }
 
+// A scheduled sweep meets captures at every moment of theirs, file creation included: none may lose its file.
+#[test]
+fn sweeps_beside_writers_take_nothing_from_them() {
+    let (_folder, store) = folder_store();
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    let report = store.sweep(|_| false).expect("swept");
+                    assert_eq!(
+                        report.freed_bytes, 0,
+                        "only files that nothing was written to yet: {report:?}"
+                    );
+                }
+            });
+        }
+        for number in 0..150_u128 {
+            let image = ImageId::from_bytes(number.to_be_bytes());
+            write_sample(&store, &image).expect("written");
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(store.images().expect("listed").len(), 150);
+}
+
+// A capture and a page server hand these to threads of theirs.
+#[test]
+fn handles_can_be_sent_and_shared() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<ImageWriter>();
+    is_send::<ImageReader>();
+    is_sync::<ImageReader>();
+    is_sync::<Store>();
+}
+
 // Wrong requests are told to the caller and spoil nothing.
 #[test]
 fn wrong_requests_are_refused_and_harmless() {
@@ -171,7 +211,7 @@ fn an_image_under_a_wrong_name_is_damaged() {
     let (folder, store) = folder_store();
     write_sample(&store, &id("1")).expect("written");
     std::fs::rename(folder.path().join("1.image"), folder.path().join("2.image")).expect("renamed");
-    let error = store.open_image(&id("2")).err().expect("refused");
+    let error = store.open_image(&id("2")).expect_err("refused");
     assert!(matches!(error, StoreError::Damaged { what: Part::Header, .. }), "{error}");
     assert_eq!(error.to_string(), "image 2 is damaged in its header: it belongs to image 1");
 }

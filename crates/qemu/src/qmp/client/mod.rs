@@ -5,7 +5,7 @@
 //!     '------------ waits on one condition variable -------------'
 //! ```
 //!
-//! One reader thread per client feeds the [`Session`]; callers wait for their reply or event on a condition
+//! One reader thread per client feeds the session; callers wait for their reply or event on a condition
 //! variable, any number at once. When the connection ends every waiter first gets what came before, then the same
 //! typed error. Dropping the client closes the connection and joins the thread.
 //!

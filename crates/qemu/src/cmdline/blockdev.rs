@@ -68,7 +68,7 @@ pub(super) fn disks(line: &CommandLine, drives: &[Drive]) -> Result<Vec<DiskSpec
     let mut seen = BTreeSet::new();
     let mut disks = Vec::new();
     for used in uses(line)? {
-        if drives.iter().any(|drive| drive.id == used.node) || !seen.insert(used.node.clone()) {
+        if drives.iter().any(|drive| drive.is_called(&used.node)) || !seen.insert(used.node.clone()) {
             continue;
         }
         let disk = graph.disk(&used)?;

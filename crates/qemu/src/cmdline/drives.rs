@@ -26,8 +26,17 @@ use super::{CmdlineError, CommandLine, Opt};
 pub(super) struct Drive {
     /// What devices and QMP call it.
     pub(super) id: String,
+    /// Its node name, by which devices can use it as well.
+    pub(super) node_name: Option<String>,
     /// Its medium.
     pub(super) disk: Option<DiskSpec>,
+}
+
+impl Drive {
+    /// Whether a device can use the drive by this name.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.id == name || self.node_name.as_deref() == Some(name)
+    }
 }
 
 /// A short form: its keys besides `file`.
@@ -76,8 +85,9 @@ fn drive(
 ) -> Result<Drive, CmdlineError> {
     let slot = slots.take(option, keys)?;
     let id = keys.get("id").map_or_else(|| slot.auto_id(keys.get("media") == Some("cdrom")), str::to_owned);
-    let Some(base) = base_of(option, keys)? else { return Ok(Drive { id, disk: None }) };
-    let given = keys.get("id").or_else(|| keys.get("node-name")).map(str::to_owned);
+    let node_name = keys.get("node-name").map(str::to_owned);
+    let Some(base) = base_of(option, keys)? else { return Ok(Drive { id, node_name, disk: None }) };
+    let given = keys.get("id").map(str::to_owned).or_else(|| node_name.clone());
     let short = match option.name() {
         "" => Some("hda".to_owned()),
         name if name.starts_with("hd") || name.starts_with("fd") => Some(name.to_owned()),
@@ -91,7 +101,7 @@ fn drive(
         handle: BlockHandle::Device(id.clone()),
         at: DiskAt(place),
     };
-    Ok(Drive { id, disk: Some(disk) })
+    Ok(Drive { id, node_name, disk: Some(disk) })
 }
 
 fn is_read_only(keys: &KeyValues) -> bool {

@@ -107,7 +107,7 @@ fn refused_by_name(name: &str) -> Option<Reason> {
             ("vmrewind decides when the guest starts to run", "leave it out; to start paused, use --paused")
         }
         "preconfig" => ("vmrewind does not talk to a QEMU that waits to be configured", "leave it out"),
-        "virtfs" | "virtfs_synth" | "fsdev" => SHARED_FOLDER,
+        "virtfs" | "fsdev" => SHARED_FOLDER,
         "readconfig" | "nodefconfig" => HIDDEN,
         "set" => (
             "it changes other options in a way that could hide disks",

@@ -1,7 +1,7 @@
 //! The options of qemu-system-x86_64 7.2 to 10.0, and what follows each.
 //!
-//! Source: `qemu-options.hx` of these versions (`-help` prints it), with the options that 7.2 still takes
-//! and later versions dropped. An option that is not here is an error, never a guess: guessing whether
+//! Source: `qemu-options.hx` of these versions (`-help` prints it), with options that older versions
+//! took: QEMU itself refuses those it has dropped. An option that is not here is an error, never a guess: guessing whether
 //! the next word is its argument or a disk image would lose disks.
 
 /// What follows an option.

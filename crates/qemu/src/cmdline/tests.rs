@@ -290,6 +290,8 @@ fn drives_with_graphs_of_their_own_are_read() {
         assert_eq!(summary(&line(&["-drive", text]).disks().unwrap()), [wanted]);
         assert_eq!(on_deltas(&["-drive", text])[1], edited);
     }
+    let by_node = ["-drive", "file=/a,if=none,node-name=n", "-device", "virtio-blk,drive=n"];
+    assert_eq!(summary(&line(&by_node).disks().unwrap()), ["n = /a (?) device none0"]);
     assert_eq!(line(&["-drive", "if=none,id=empty", "-drive", "media=cdrom,file="]).disks(), Ok(vec![]));
 }
 

@@ -23,7 +23,7 @@ use super::session::encode_request;
 /// The agent puts this byte before the reply to `guest-sync-delimited`, and starts over when it gets one.
 const DELIMITER: u8 = 0xff;
 
-/// The longest reply accepted: none of those used here is over 100 bytes, and a guest is not trusted.
+/// The longest reply accepted: those used here are numbers and words, and a guest is not trusted.
 const MAX_AGENT_LINE_BYTES: usize = 1 << 20;
 
 /// A reply of the agent.

@@ -185,7 +185,7 @@ fn try_connect(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     loop {
-        // Connecting blocks while the listener's queue is full: QEMU's holds one.
+        // Connecting blocks while the listener's queue is full.
         set_socket_timeout(&fd, Timeout::Send, deadline.socket_timeout()?)?;
         match rustix::net::connect(&fd, &address) {
             Ok(()) => return Ok(UnixStream::from(fd)),

@@ -43,7 +43,7 @@ open_enum! {
         PostcopyActive = "postcopy-active",
         /// The source is lost in the middle of postcopy.
         PostcopyPaused = "postcopy-paused",
-        /// A recovery is being set up (9.1 and later).
+        /// A recovery is being set up (newer versions only).
         PostcopyRecoverSetup = "postcopy-recover-setup",
         /// Recovering.
         PostcopyRecover = "postcopy-recover",
@@ -166,7 +166,7 @@ impl Migrate {
 /// `migrate-incoming`: starts a QEMU that was started with `-incoming defer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MigrateIncoming {
-    /// `unix:PATH`, `fd:NAME`, `file:PATH` (8.2 and later), ...
+    /// `unix:PATH`, `fd:NAME`, `file:PATH` (not in 7.2), ...
     pub uri: String,
 }
 

@@ -1,8 +1,8 @@
 //! The QMP commands that vmrewind uses, as types: one struct per command, named like it, with its reply.
 //!
-//! Names and fields are those of `qapi/*.json` in QEMU 7.2, 8.2 and 10.0. What is optional in any of them is an
-//! `Option` here. Fields of replies that are not typed are kept in `other`, enum values that are not known in
-//! `Other(..)`: a newer QEMU must not break an old vmrewind.
+//! Names, fields and what is optional are those that `query-qmp-schema` of QEMU 10.0.2 gives; a field thought to be
+//! missing in 7.2 or 8.2 has a default. Fields of replies that are not typed are kept in `other`, enum values that are
+//! not known in `Other(..)`: a newer QEMU must not break an old vmrewind.
 
 mod block;
 mod jobs;

@@ -1,4 +1,4 @@
-//! Commands and replies against what QEMU sends and takes, as recorded from 7.2 and 10.0.
+//! Commands and replies in the shapes of QEMU 10.0.2's schema; `tests/qmp/real_qemu.rs` asks a real one.
 
 use serde_json::{Value, json};
 

@@ -77,7 +77,7 @@ pub struct StatusInfo {
     pub running: bool,
     /// Why, or why not.
     pub status: RunState,
-    /// Fields not typed here (7.2 has `singlestep`).
+    /// Fields not typed here (older versions have `singlestep`).
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }

@@ -55,17 +55,33 @@ fn a_background_snapshot_has_each_page_once_and_precopy_repeats_some() {
 }
 
 #[test]
-fn every_truncation_is_an_error() {
+fn truncations_are_errors() {
     for (name, stream) in real_captures() {
         let limits = Limits { require_description: !name.contains("novmdesc"), ..Limits::default() };
         assert!(decode([stream.as_slice()], &limits).1.is_ok(), "{name}");
-        // Inside of pages every cut is like the next; elsewhere each byte is tried.
+        // A sample: each byte of the first 400 and the last 200, some of the pages, every seventh of the rest.
         let device = stream.len() - outcome(&stream).1.unwrap().device_state.bytes().len();
         let cuts: BTreeSet<usize> =
             (0..device).step_by(61).chain(0..400).chain(device..stream.len()).collect();
         for cut in cuts.into_iter().filter(|cut| cut % 7 == 0 || *cut < 400 || stream.len() - cut < 200) {
             assert!(decode([&stream[..cut]], &limits).1.is_err(), "{name} cut at {cut}");
         }
+    }
+}
+
+/// The one cut that cannot be seen without knowing that a description was to come: the state is whole then.
+#[test]
+fn a_stream_cut_behind_the_end_mark_is_refused_unless_no_description_is_expected() {
+    for (name, stream) in real_captures() {
+        let state = outcome(&stream).1.unwrap().device_state;
+        if state.description().is_none() {
+            continue;
+        }
+        let cut = &stream[..stream.len() - state.bytes().len() + state.eof_offset() + 1];
+        let strict = decode([cut], &Limits::default()).1.unwrap_err();
+        assert_eq!(strict.fault, Fault::NoEnd { described: true }, "{name}");
+        let taken = outcome(cut).1.unwrap().device_state;
+        assert_eq!(taken.without_eof(), state.without_eof(), "{name}");
     }
 }
 

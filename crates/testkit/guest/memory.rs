@@ -192,9 +192,10 @@ impl Random {
     }
 }
 
+/// Another number at each boot, from the kernel's boot id: reading `/dev/urandom` this early would wait for entropy,
+/// for a second and more under emulation.
 fn kernel_random() -> u64 {
-    let mut bytes = [0; 8];
-    let read =
-        std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
-    read.map_or(88_172_645_463_325_252, |()| u64::from_le_bytes(bytes))
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.bytes()
+        .fold(88_172_645_463_325_252, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -2,9 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::command::{run, run_whatever_status};
+use crate::command::{command, run, run_whatever_status};
 use crate::error::{Error, Result};
 
 /// Makes a raw disk with an empty ext4 file system.
@@ -42,7 +41,7 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         // A device that stays is seen in `losetup -l`; a test must not fail while it unwinds.
-        let _ = Command::new("losetup").arg("-d").arg(&self.path).status();
+        let _ = command("losetup").arg("-d").arg(&self.path).status();
     }
 }
 
@@ -88,8 +87,8 @@ pub fn inspect(path: &Path, format: &str) -> Result<Inspection> {
     let copied = text(copy.path())?;
     run("qemu-img", ["convert", "-q", "-f", format, "-O", "raw", &text(path)?, &copied])?;
     let replayed =
-        run_whatever_status("e2fsck", Command::new("e2fsck").args(["-E", "journal_only", "-p", &copied]))?;
-    let checked = run_whatever_status("e2fsck", Command::new("e2fsck").args(["-f", "-n", &copied]))?;
+        run_whatever_status("e2fsck", command("e2fsck").args(["-E", "journal_only", "-p", &copied]))?;
+    let checked = run_whatever_status("e2fsck", command("e2fsck").args(["-f", "-n", &copied]))?;
     let said = [replayed.stdout, replayed.stderr, checked.stdout, checked.stderr].concat();
     let counter = run("debugfs", ["-R", "cat /counter", &copied])?;
     Ok(Inspection {

@@ -9,6 +9,7 @@ use vmrewind_testkit::console::{Console, Mark};
 use vmrewind_testkit::disk;
 use vmrewind_testkit::guest::{DiskArg, DiskKind, GuestOptions, command_line};
 use vmrewind_testkit::qemu::{self, Qemu};
+use vmrewind_testkit::report::Tick;
 
 const BOOT: Duration = Duration::from_secs(120);
 const ANSWER: Duration = Duration::from_secs(60);
@@ -96,4 +97,35 @@ fn keeps_uefi_variables_in_their_file() {
     let (_qemu, console) = boot(&options, folder.path()).unwrap();
     assert_eq!(console.ask("efivar get Colour", "EFIVAR", ANSWER).unwrap(), "EFIVAR Colour = green");
     assert!(console.max_gap(Mark::START) > Duration::ZERO);
+}
+
+/// Guards the counters' promise, on which consistency of disks is judged: after QEMU is killed, each disk holds a
+/// counter between done and in flight, the first is at most one ahead, and a boot goes on from there.
+#[test]
+fn counters_keep_their_promise_when_the_power_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["first", "second"].map(|name| folder.path().join(name));
+    let disks = paths.each_ref().map(|path| DiskArg::new(path, "qcow2")).to_vec();
+    for path in &paths {
+        disk::ext4_qcow2(path, DISK_BYTES).unwrap();
+    }
+    let options = GuestOptions { fill_mib: 0, disk_ms: 1, disks, ..GuestOptions::default() };
+    let last = {
+        let (qemu, console) = boot(&options, folder.path()).unwrap();
+        let counted = |line: &str| Tick::parse(line).filter(|tick| tick.done >= 20);
+        console.wait_for("twenty counts", Mark::START, ANSWER, counted).unwrap();
+        drop(qemu);
+        console.last_tick().unwrap()
+    };
+    let on_disk = paths.each_ref().map(|path| disk::inspect(path, "qcow2").unwrap().counter.unwrap());
+    assert!(
+        on_disk[1] >= last.done && (0..=1).contains(&(on_disk[0] - on_disk[1])),
+        "{on_disk:?} after {last:?}"
+    );
+
+    let (_qemu, console) = boot(&options, folder.path()).unwrap();
+    let ready = console.wait_ready(ANSWER).unwrap();
+    assert_eq!([ready.found, ready.found2], on_disk.map(Some));
+    let verify = console.verify(ANSWER).unwrap();
+    assert!(verify.ok && verify.disk >= on_disk[0], "{verify:?}");
 }

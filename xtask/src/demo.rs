@@ -66,16 +66,20 @@ fn capture(stage: &Stage, console: &Console) -> Outcome<(Tick, Verify)> {
     let before = guest_is(console, true)?;
     let (tick, since) = (console.last_tick().ok_or("the guest doesn't tick")?, console.mark());
     let snapshot = stage.run(&["snapshot", "create", VM, "before", "-m", "before the damage"])?;
-    let figure = |key: &str| snapshot[key].to_string().trim_matches('"').to_owned();
     say(&format!(
         "grade {}, method {}: the guest stood still for {} ms of {} ms",
-        figure("grade"),
-        figure("method"),
-        figure("pause_ms"),
-        figure("total_ms")
+        figure(&snapshot, "grade"),
+        figure(&snapshot, "method"),
+        figure(&snapshot, "pause_ms"),
+        figure(&snapshot, "total_ms")
     ));
-    let memory = &snapshot["memory"];
-    say(&format!("memory: {} bytes, of which {} are zero", memory["bytes"], memory["zero_bytes"]));
+    let memory = |key| figure(&snapshot["memory"], key);
+    say(&format!(
+        "memory: {}, of which {} are zero; stored: {}",
+        memory("bytes"),
+        memory("zero_bytes"),
+        memory("stored_bytes")
+    ));
     console.wait_tick(console.mark(), ANSWER)?;
     say(&format!("its longest time without a tick was {} ms", console.max_gap(since).as_millis()));
     Ok((tick, before))
@@ -157,7 +161,7 @@ struct Stage {
 impl Stage {
     /// Runs a command with `--json` and returns its document; shows it, and how long it took.
     fn run(&self, arguments: &[&str]) -> Outcome<Value> {
-        println!("  $ vmrewind {}", shortened(&arguments.join(" ")));
+        println!("  $ vmrewind {}", shortened(&as_typed(arguments)));
         let began = Instant::now();
         let output = self.command(arguments).output()?;
         if !output.status.success() {
@@ -185,6 +189,28 @@ impl Drop for Stage {
     }
 }
 
+/// Arguments as a person would type them.
+fn as_typed(arguments: &[&str]) -> String {
+    let quoted = |argument: &&str| {
+        if argument.contains(' ') { format!("'{argument}'") } else { (*argument).to_owned() }
+    };
+    arguments.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// A text field or a number of a JSON document, as a person reads it.
+fn figure(document: &Value, key: &str) -> String {
+    match &document[key] {
+        Value::Null => "none".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if key.ends_with("bytes") => mebibytes(number.as_u64().unwrap_or(0)),
+        other => other.to_string(),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
 /// A command line as shown: that of QEMU is long.
 fn shortened(line: &str) -> String {
     const SHOWN: usize = 110;
@@ -192,5 +218,20 @@ fn shortened(line: &str) -> String {
         line.to_owned()
     } else {
         line.chars().take(SHOWN).chain(" ...".chars()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Guards what people see: figures in units, commands that can be typed.
+    #[test]
+    fn figures_and_commands_are_shown_for_people() {
+        let document = json!({ "bytes": 512 << 20, "pause_ms": 7.5, "mode": "lazy", "undo": null });
+        let shown = ["bytes", "pause_ms", "mode", "undo"].map(|key| figure(&document, key));
+        assert_eq!(shown, ["512 MiB", "7.5", "lazy", "none"]);
+        assert_eq!(as_typed(&["create", "-m", "a b"]), "create -m 'a b'");
     }
 }

@@ -98,10 +98,8 @@ fn restore(stage: &Stage, console: &Console, before: &Verify, captured: Tick, da
     title("Back to the snapshot");
     let since = console.mark();
     let restored = stage.run(&["snapshot", "restore", SNAPSHOT])?;
-    say(&format!(
-        "mode {}, running after {} ms; undo: {}",
-        restored["mode"], restored["start_ms"], restored["undo"]
-    ));
+    let shown = |key| figure(&restored, key);
+    say(&format!("mode {}, running after {} ms; undo: {}", shown("mode"), shown("start_ms"), shown("undo")));
     // Lines of the damaged guest may still come in; a tick from before the damage is one of the restored guest.
     let earlier = |line: &str| Tick::parse(line).filter(|tick| tick.tick < damaged_at.tick);
     let first = console.wait_for("tick of the restored guest", since, ANSWER, earlier)?;

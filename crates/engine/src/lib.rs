@@ -1,1 +1,45 @@
-//! Placeholder until the first part lands.
+//! Decides and drives: VMs, layers, snapshots, the operations on them, and what makes each survive a crash.
+//!
+//! ```text
+//!  ops/*  one file per operation: plan (pure) -> journal -> apply -> commit
+//!    |-- capture/   memory, devices and disks of a running VM at one instant
+//!    |-- replay/    a captured state into a new QEMU
+//!    |-- layers/    bases, deltas, who needs which
+//!    |-- vm/        the QEMU process: found, started, ended
+//!    |-- record/    vm.json, manifests, journal
+//!    '-- root/      folders, atomic files, locks
+//! ```
+//! An [`Engine`] works on one root folder, in process; several (in several processes) meet in the file system only.
+//!
+//! Guarantees: an operation completes, or the VM is as before; a crash in between is undone or finished by the next
+//! command; a snapshot is listed only when it is whole; a base image is never written.
+
+mod capture;
+mod engine;
+mod error;
+mod host;
+mod ids;
+mod journaled;
+mod layers;
+mod monitor;
+mod ops;
+mod record;
+mod replay;
+mod root;
+mod view;
+mod vm;
+
+pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
+pub use engine::Engine;
+pub use error::{Error, ErrorKind, Result};
+pub use host::{Cancel, Clock, Host, Progress, Random, Step, Steps};
+pub use ids::{Address, SnapshotId, SnapshotName, VmName};
+pub use ops::console::ConsolePath;
+pub use ops::snapshot_create::SnapshotCreate;
+pub use ops::snapshot_delete::DeletePlan;
+pub use ops::snapshot_restore::{RestoreMode, SnapshotRestore};
+pub use ops::vm_create::{Configuration, NewMachine, VmCreate};
+pub use ops::vm_delete::VmDeletePlan;
+pub use ops::vm_stop::VmStop;
+pub use record::snapshot::{Grade, Method};
+pub use view::{DiskState, MemoryView, RestoreView, SnapshotDisk, SnapshotView, VmView};

@@ -1,0 +1,51 @@
+//! Who reads through a layer: the one rule by which layers may go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{LayerId, SnapshotId};
+use crate::record::snapshot::Manifest;
+use crate::record::vm::VmRecord;
+
+/// One who reads through a layer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reader {
+    /// The VM's present state.
+    Present,
+    /// A snapshot, by name.
+    Snapshot(String),
+}
+
+impl std::fmt::Display for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Present => f.write_str("the VM's present state"),
+            Self::Snapshot(name) => write!(f, "snapshot '{name}'"),
+        }
+    }
+}
+
+/// Every layer of the VM with those who read through it, as if the snapshots `without` were gone.
+pub(crate) fn readers(
+    record: &VmRecord,
+    snapshots: &[Manifest],
+    without: &BTreeSet<SnapshotId>,
+) -> BTreeMap<(String, LayerId), BTreeSet<Reader>> {
+    let mut readers: BTreeMap<(String, LayerId), BTreeSet<Reader>> = BTreeMap::new();
+    for disk in &record.disks {
+        for layer in &disk.layers {
+            readers.entry((disk.name.clone(), layer.id.clone())).or_default();
+        }
+        let mut add = |top: &LayerId, reader: &Reader| {
+            for layer in disk.chain(top).unwrap_or_default() {
+                readers.entry((disk.name.clone(), layer)).or_default().insert(reader.clone());
+            }
+        };
+        add(&disk.active, &Reader::Present);
+        for snapshot in snapshots.iter().filter(|snapshot| !without.contains(&snapshot.id)) {
+            if let Some(frozen) = snapshot.disks.iter().find(|frozen| frozen.name == disk.name) {
+                add(&frozen.layer, &Reader::Snapshot(snapshot.name.to_string()));
+            }
+        }
+    }
+    readers
+}

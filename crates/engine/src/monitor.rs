@@ -1,0 +1,280 @@
+//! What the engine says to a running QEMU: one method per thing it wants, with deadlines and errors in its own terms.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vmrewind_qemu::qmp::commands::{
+    BlockCommit, BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, JobComplete, JobDismiss,
+    JobStatus, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming, MigrateSetCapabilities,
+    MigrateSetParameters, MigrationInfo, MigrationParameters, MigrationStatus, QueryJobs, QueryMigrate,
+    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, Stop, SystemPowerdown,
+    Transaction,
+};
+use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
+
+use crate::error::{Error, Result};
+
+/// How long QEMU may take to answer: its main loop can be busy for a second with a large guest.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to try `cont` while QEMU is still tidying a migration up.
+const FINALIZE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A QMP connection to the QEMU of a VM.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    client: Client,
+}
+
+/// A disk that is to get a new top layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskSwitch {
+    /// The device, or the node that is its top layer now.
+    pub(crate) node: String,
+    /// The node of the new layer, opened already.
+    pub(crate) overlay: String,
+}
+
+impl Monitor {
+    /// Connects to the socket of that name in a VM's run folder.
+    pub(crate) fn connect(run: &Path, socket: &str) -> Result<Self> {
+        let client = Client::connect(&run.join(socket), ANSWER_PATIENCE).map_err(qmp_error)?;
+        Ok(Self { client })
+    }
+
+    /// Connects with little patience, for questions whose answer can be "it does not say".
+    pub(crate) fn connect_briefly(run: &Path, socket: &str) -> Result<Self> {
+        let client = Client::connect(&run.join(socket), Duration::from_millis(1500)).map_err(qmp_error)?;
+        Ok(Self { client })
+    }
+
+    /// Connects to a QEMU that is starting, as long as it lives.
+    pub(crate) fn connect_waiting(
+        run: &Path,
+        socket: &str,
+        patience: Duration,
+        still_alive: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let client = Client::connect_waiting(&run.join(socket), patience, still_alive).map_err(qmp_error)?;
+        Ok(Self { client })
+    }
+
+    fn execute<C: Command>(&self, command: &C) -> Result<C::Reply> {
+        self.client.execute(command, ANSWER_PATIENCE).map_err(|error| {
+            for line in self.client.transcript() {
+                tracing::debug!(target: "qmp", "{line}");
+            }
+            qmp_error(error)
+        })
+    }
+
+    /// The version of QEMU, as `10.0.2`.
+    pub(crate) fn version(&self) -> String {
+        let version = self.client.version();
+        format!("{}.{}.{}", version.major, version.minor, version.micro)
+    }
+
+    /// All events from now on.
+    pub(crate) fn events(&self) -> EventCursor {
+        self.client.events()
+    }
+
+    /// Whether and why the guest runs or not.
+    pub(crate) fn status(&self) -> Result<RunState> {
+        Ok(self.execute(&QueryStatus)?.status)
+    }
+
+    /// Whether QEMU has closed the connection.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.client.execute(&QueryStatus, ANSWER_PATIENCE).is_err_and(|error| error.is_gone())
+    }
+
+    /// Stops the guest's processors, after letting its disk requests end.
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.execute(&Stop).map(drop)
+    }
+
+    /// Lets the guest run. Tries again while QEMU says that a migration is not finalized yet.
+    pub(crate) fn cont(&self) -> Result<()> {
+        let deadline = Instant::now() + FINALIZE_PATIENCE;
+        loop {
+            match self.client.execute(&Cont, ANSWER_PATIENCE) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    let not_yet = error.refusal().is_some_and(|refusal| refusal.desc.contains("finalized"));
+                    if !not_yet || Instant::now() >= deadline {
+                        return Err(qmp_error(error));
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Asks QEMU to end, closing its images properly.
+    pub(crate) fn quit(&self) -> Result<()> {
+        match self.client.execute(&Quit, ANSWER_PATIENCE) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
+            Err(error) => Err(qmp_error(error)),
+        }
+    }
+
+    /// Presses the power button (ACPI).
+    pub(crate) fn press_power_button(&self) -> Result<()> {
+        self.execute(&SystemPowerdown).map(drop)
+    }
+
+    /// Opens a new layer in QEMU; no device uses it yet.
+    pub(crate) fn add_node(&self, options: Value) -> Result<()> {
+        self.execute(&BlockdevAdd(options)).map(drop)
+    }
+
+    /// Closes a layer that no device uses.
+    pub(crate) fn remove_node(&self, node: &str) -> Result<()> {
+        self.execute(&BlockdevDel { node_name: node.to_owned() }).map(drop)
+    }
+
+    /// All block nodes. `backing_file` of a node is its backing node's `file`, whatever its header says.
+    pub(crate) fn nodes(&self) -> Result<Vec<BlockNode>> {
+        self.execute(&QueryNamedBlockNodes { flat: Some(true) })
+    }
+
+    /// Puts the new layers on top of all these disks, in one transaction.
+    pub(crate) fn switch_disks(&self, disks: &[DiskSwitch]) -> Result<()> {
+        if disks.is_empty() {
+            return Ok(());
+        }
+        let snapshot =
+            |disk: &DiskSwitch| BlockdevSnapshot { node: disk.node.clone(), overlay: disk.overlay.clone() };
+        self.execute(&Transaction::of_snapshots(disks.iter().map(snapshot))).map(drop)
+    }
+
+    /// Sets exactly these of the capabilities that vmrewind uses, and no limit on bandwidth.
+    pub(crate) fn prepare_migration(&self, on: &[&str], downtime_ms: u64) -> Result<()> {
+        const USED: [&str; 4] = ["events", "pause-before-switchover", "background-snapshot", "postcopy-ram"];
+        let known = self.execute(&QueryMigrateCapabilities)?;
+        let known = |name: &str| known.iter().any(|capability| capability.capability == name);
+        // Off first: QEMU refuses some of them together.
+        for state in [false, true] {
+            let set = USED
+                .iter()
+                .filter(|name| known(name) && on.contains(*name) == state)
+                .map(|name| (*name, state));
+            self.execute(&MigrateSetCapabilities::of(set))?;
+        }
+        let parameters = MigrationParameters {
+            max_bandwidth: Some(0),
+            downtime_limit_ms: Some(downtime_ms),
+            ..MigrationParameters::default()
+        };
+        self.execute(&MigrateSetParameters(parameters)).map(drop)
+    }
+
+    /// Starts to send the VM's state to a socket.
+    pub(crate) fn migrate(&self, socket: &Path) -> Result<()> {
+        self.execute(&Migrate::to_uri(format!("unix:{}", socket.display()))).map(drop)
+    }
+
+    /// Starts to listen for a VM's state on a socket.
+    pub(crate) fn migrate_incoming(&self, socket: &Path) -> Result<()> {
+        self.execute(&MigrateIncoming { uri: format!("unix:{}", socket.display()) }).map(drop)
+    }
+
+    /// Goes on from pre-switchover.
+    pub(crate) fn continue_migration(&self) -> Result<()> {
+        self.execute(&MigrateContinue { state: MigrationStatus::PreSwitchover }).map(drop)
+    }
+
+    /// Cancels a migration; does nothing where there is none.
+    pub(crate) fn cancel_migration(&self) -> Result<()> {
+        self.execute(&MigrateCancel).map(drop)
+    }
+
+    /// The state of the last migration.
+    pub(crate) fn migration(&self) -> Result<MigrationInfo> {
+        self.execute(&QueryMigrate)
+    }
+
+    /// Waits at most `wait` for the next change of the migration's state.
+    pub(crate) fn next_migration_status(
+        events: &mut EventCursor,
+        wait: Duration,
+    ) -> Result<Option<MigrationStatus>> {
+        match events.wait(wait, |event| MigrationStatus::of_event(event).is_some()) {
+            Ok(event) => Ok(MigrationStatus::of_event(&event)),
+            Err(QmpError::Deadline { .. }) => Ok(None),
+            Err(error) => Err(qmp_error(error)),
+        }
+    }
+
+    /// Waits at most `wait` for an event of one of these names.
+    pub(crate) fn wait_event(
+        events: &mut EventCursor,
+        wait: Duration,
+        names: &[&str],
+    ) -> Result<Option<Event>> {
+        match events.wait(wait, |event| names.contains(&event.name.as_str())) {
+            Ok(event) => Ok(Some(event)),
+            Err(QmpError::Deadline { .. }) => Ok(None),
+            Err(error) => Err(qmp_error(error)),
+        }
+    }
+
+    /// Merges the top layer `top` of a device into the layer `into` right below, and makes that the top again.
+    ///
+    /// `into` is never left out: QEMU would take the bottom of the chain, the user's base.
+    pub(crate) fn commit_top(&self, top: &str, into: &str) -> Result<()> {
+        let id = format!("fold-{top}");
+        let job = BlockCommit {
+            job_id: Some(id.clone()),
+            device: top.to_owned(),
+            base_node: Some(into.to_owned()),
+            auto_dismiss: Some(false),
+            ..BlockCommit::default()
+        };
+        self.execute(&job)?;
+        loop {
+            let jobs = self.execute(&QueryJobs)?;
+            let Some(job) = jobs.into_iter().find(|job| job.id == id) else {
+                return Err(Error::failed(format!("QEMU lost the job that merges layer {top}")));
+            };
+            match job.status {
+                JobStatus::Ready => self.execute(&JobComplete { id: id.clone() }).map(drop)?,
+                JobStatus::Concluded => {
+                    self.execute(&JobDismiss { id: id.clone() })?;
+                    return match job.error {
+                        None => Ok(()),
+                        Some(error) => {
+                            Err(Error::failed(format!("QEMU could not merge layer {top}: {error}")))
+                        }
+                    };
+                }
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Whether the guest's processors run, or stand still only because the migration is at its end.
+pub(crate) fn is_running(state: &RunState) -> bool {
+    matches!(state, RunState::Running)
+}
+
+fn qmp_error(error: QmpError) -> Error {
+    let message = if error.is_gone() {
+        "QEMU ended while vmrewind was talking to it".to_owned()
+    } else if let Some(refusal) = error.refusal() {
+        format!("QEMU refused: {}", refusal.desc)
+    } else {
+        "QEMU did not answer as it should".to_owned()
+    };
+    let gone = error.is_gone();
+    let wrapped = Error::failed(message).because(error);
+    if gone {
+        wrapped.hint("its last words are in the VM's log: `vmrewind vm show` names the run folder")
+    } else {
+        wrapped
+    }
+}

@@ -1,0 +1,12 @@
+//! The operations, one file each.
+
+pub(crate) mod console;
+pub(crate) mod snapshot_create;
+pub(crate) mod snapshot_delete;
+pub(crate) mod snapshot_list;
+pub(crate) mod snapshot_restore;
+pub(crate) mod vm_create;
+pub(crate) mod vm_delete;
+pub(crate) mod vm_list;
+pub(crate) mod vm_start;
+pub(crate) mod vm_stop;

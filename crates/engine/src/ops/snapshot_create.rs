@@ -1,0 +1,397 @@
+//! Makes a snapshot: of a running VM with its memory, of its disks only, or of a VM that does not run.
+//!
+//! ```text
+//!  journal Prepare(undo)  new layers made -> [guard, memory captured] -> disks switched -> image durable
+//!  journal Commit(redo)   <- the commit point
+//!  manifest, vm.json written; journal gone
+//! ```
+//! Before the commit point a crash or failure folds the new layers back: the VM is as before. After it the snapshot
+//! is whole. Each method that is tried is an attempt of its own, undone before the next.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use vmrewind_qemu::qmp::commands::RunState;
+use vmrewind_store::ImageSummary;
+
+use crate::capture::attempt::{Attempt, Miss, Shot};
+use crate::capture::method::methods;
+use crate::engine::{Engine, Held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
+use crate::journaled::{redo, undo};
+use crate::layers::overlay;
+use crate::monitor::Monitor;
+use crate::ops::vm_list::check_bases;
+use crate::record::RECORD_VERSION;
+use crate::record::journal::{Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin};
+use crate::record::vm::DiskRecord;
+use crate::root::file::allocated_bytes;
+use crate::view::SnapshotView;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+use crate::vm::state::state_word;
+
+/// The journal's name of this operation.
+const OPERATION: &str = "snapshot create";
+
+/// A request for a snapshot.
+#[derive(Debug, Clone)]
+pub struct SnapshotCreate {
+    /// The VM.
+    pub vm: VmName,
+    /// Its name; `snap-N` where none is given.
+    pub name: Option<SnapshotName>,
+    /// The user's words.
+    pub message: Option<String>,
+    /// The user's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Leave the memory out.
+    pub disk_only: bool,
+    /// What the snapshot must promise at least.
+    pub require: Option<Grade>,
+    /// How long the guest may stand still.
+    pub max_pause: Option<Duration>,
+}
+
+/// What is decided before anything is done.
+struct Plan {
+    id: SnapshotId,
+    name: SnapshotName,
+    grade: Grade,
+    guest_runs: bool,
+}
+
+/// What an attempt gave.
+struct Outcome {
+    method: Method,
+    overlays: Vec<Overlay>,
+    taking: Taking,
+}
+
+/// The instant, and the memory of it.
+struct Taking {
+    pause: Duration,
+    instant: Timestamp,
+    memory: Option<ImageSummary>,
+}
+
+impl Engine {
+    /// Makes a snapshot.
+    ///
+    /// # Errors
+    /// `Refused` for a name that is taken, a grade or pause that can't be kept; `NotFound`, `Busy`; `Failed` where
+    /// the capture failed. The VM is as before then and runs if it ran.
+    pub fn snapshot_create(&self, request: &SnapshotCreate) -> Result<SnapshotView> {
+        let begun = Instant::now();
+        let mut held = self.hold(&request.vm)?;
+        let process = Process::find(&held.folder)?;
+        let plan = self.plan_create(request, &held, process.as_ref())?;
+        let outcome = self.carry_out(request, &held, &plan, process.as_ref());
+        self.host.progress.finished();
+        let outcome = outcome?;
+        let manifest = manifest(request, &held, &plan, &outcome, begun.elapsed());
+        let mut record = held.record.clone();
+        for overlay in outcome.overlays {
+            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
+                disk.push_active(overlay.layer, overlay.parent);
+            }
+        }
+        record.current = Some(plan.id.clone());
+        self.commit(
+            &held,
+            OPERATION,
+            RedoPlan {
+                record: record.clone(),
+                write: vec![manifest.clone()],
+                remove: Vec::new(),
+                remove_layers: Vec::new(),
+                remove_images: Vec::new(),
+                resume: false,
+            },
+        )?;
+        held.snapshots.0.push(manifest.clone());
+        Ok(SnapshotView::of(&record, &held.snapshots, &manifest))
+    }
+
+    fn plan_create(&self, request: &SnapshotCreate, held: &Held, process: Option<&Process>) -> Result<Plan> {
+        let vm = &request.vm;
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => held.snapshots.free_name("snap")?,
+        };
+        if held.snapshots.0.iter().any(|snapshot| snapshot.name == name) {
+            return Err(Error::refused(format!("VM '{vm}' has a snapshot '{name}' already"))
+                .hint("choose another name, or delete or rename the old one"));
+        }
+        let guest_runs = match process {
+            None => false,
+            Some(process) => self.check_state(vm, process)?,
+        };
+        let grade = match (process, request.disk_only) {
+            (None, _) => Grade::Off,
+            (Some(_), true) => Grade::Crash,
+            (Some(_), false) => Grade::Live,
+        };
+        if let Some(required) = request.require
+            && !grade.satisfies(required)
+        {
+            let hint = match required {
+                Grade::Live => "start the VM and leave --disk-only out",
+                Grade::Off => "stop the VM first",
+                Grade::Filesystem | Grade::Crash => {
+                    "leave --disk-only out, so that the memory is captured too"
+                }
+            };
+            return Err(Error::refused(format!(
+                "a snapshot of VM '{vm}' would be of grade {}, not {}",
+                grade.as_str(),
+                required.as_str()
+            ))
+            .hint(hint));
+        }
+        check_bases(&held.record)?;
+        if held.record.disks.is_empty() && grade != Grade::Live {
+            return Err(Error::refused(format!(
+                "VM '{vm}' has no disks, so there is nothing to keep but its memory"
+            ))
+            .hint("start it, and leave --disk-only out"));
+        }
+        Ok(Plan { id: SnapshotId::random(&self.host), name, grade, guest_runs })
+    }
+
+    /// Whether the guest runs; refuses states in which nothing can be captured.
+    fn check_state(&self, vm: &VmName, process: &Process) -> Result<bool> {
+        match Monitor::connect(&process.run, socket::STATUS)?.status()? {
+            RunState::Running => Ok(true),
+            RunState::Paused | RunState::Prelaunch => Ok(false),
+            RunState::Inmigrate => Err(Error::new(ErrorKind::Busy, format!("VM '{vm}' is being restored"))
+                .hint("wait until it runs, then try again")),
+            state => Err(Error::refused(format!(
+                "VM '{vm}' is in state {}: it can't be captured",
+                state_word(&state)
+            ))
+            .hint(format!("look at it with `vmrewind vm show {vm}`; a VM that is stopped can be captured"))),
+        }
+    }
+
+    fn carry_out(
+        &self,
+        request: &SnapshotCreate,
+        held: &Held,
+        plan: &Plan,
+        process: Option<&Process>,
+    ) -> Result<Outcome> {
+        match (process, plan.grade) {
+            (Some(process), Grade::Live) => self.capture_live(request, held, plan, process),
+            _ => self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error),
+        }
+    }
+
+    /// Tries one method after the other.
+    fn capture_live(
+        &self,
+        request: &SnapshotCreate,
+        held: &Held,
+        plan: &Plan,
+        process: &Process,
+    ) -> Result<Outcome> {
+        let mut misses = Vec::new();
+        for method in methods(plan.guest_runs, request.max_pause.is_some()) {
+            match self.attempt(held, plan, Some(process), *method, request.max_pause) {
+                Ok(outcome) => return Ok(outcome),
+                Err(Miss::Final(error)) => return Err(error),
+                Err(Miss::Method(error)) => {
+                    tracing::info!(method = method.as_str(), "{error}: {}", error.causes().join(": "));
+                    misses.push((*method, error));
+                }
+            }
+        }
+        Err(no_method(&request.vm, &misses))
+    }
+
+    /// One attempt: journal, new layers, memory, disks switched. Undone where it fails.
+    fn attempt(
+        &self,
+        held: &Held,
+        plan: &Plan,
+        process: Option<&Process>,
+        method: Method,
+        max_pause: Option<Duration>,
+    ) -> std::result::Result<Outcome, Miss> {
+        let overlays: Vec<Overlay> = held.record.disks.iter().map(|disk| self.new_overlay(disk)).collect();
+        let undo_plan = UndoPlan {
+            overlays: overlays.clone(),
+            fold: true,
+            image: (method != Method::None).then(|| plan.id.to_string()),
+            qemu: process.map(|process| process.mark),
+            guest_ran: plan.guest_runs,
+        };
+        Journal::new(OPERATION, self.host.clock.now(), Phase::Prepare(undo_plan.clone()))
+            .save(&held.folder)?;
+        self.host.reached("journal-prepared");
+        self.make_layers(held, &overlays)
+            .map_err(Miss::Final)
+            .and_then(|()| self.switch(held, plan, process, method, &overlays, max_pause))
+            .map_err(|miss| self.undo_attempt(held, &undo_plan, miss))
+            .map(|taking| Outcome { method, overlays, taking })
+    }
+
+    fn make_layers(&self, held: &Held, overlays: &[Overlay]) -> Result<()> {
+        for (overlay, disk) in overlays.iter().zip(&held.record.disks) {
+            overlay::make(&held.folder, disk, overlay)?;
+            self.check_cancel("making new layers")?;
+        }
+        self.host.reached("layers-made");
+        Ok(())
+    }
+
+    /// Puts the new layers on top; with the memory of the same instant, unless by [`Method::None`].
+    fn switch(
+        &self,
+        held: &Held,
+        plan: &Plan,
+        process: Option<&Process>,
+        method: Method,
+        overlays: &[Overlay],
+        max_pause: Option<Duration>,
+    ) -> std::result::Result<Taking, Miss> {
+        if let Some(process) = process {
+            let attempt = Attempt::open(held, process, overlays, method, plan.guest_runs)?;
+            self.host.reached("layers-opened");
+            if method != Method::None {
+                return self.take(&attempt.shot(self, max_pause), &attempt, plan);
+            }
+            attempt.switch_disks()?;
+            self.host.reached("disks-switched");
+        }
+        Ok(Taking { pause: Duration::ZERO, instant: self.host.clock.now(), memory: None })
+    }
+
+    fn new_overlay(&self, disk: &DiskRecord) -> Overlay {
+        Overlay {
+            disk: disk.name.clone(),
+            layer: LayerId::random(&self.host),
+            parent: Some(disk.active.clone()),
+        }
+    }
+
+    /// Captures under a guard, and finishes the image.
+    fn take(&self, shot: &Shot<'_>, attempt: &Attempt<'_>, plan: &Plan) -> std::result::Result<Taking, Miss> {
+        let image = attempt.begin_image(&self.store, &plan.id)?;
+        let guard = attempt.guard(&self.host)?;
+        self.host.reached("guard-armed");
+        let taken = shot.take(attempt.method, image);
+        // The guest runs again by now, whatever came of it.
+        if let Some(guard) = guard {
+            guard.disarm();
+        }
+        let taken = taken?;
+        self.host.reached("memory-taken");
+        let memory = crate::capture::image::finish(taken.received)?;
+        self.host.reached("image-durable");
+        Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory) })
+    }
+
+    fn undo_attempt(&self, held: &Held, plan: &UndoPlan, miss: Miss) -> Miss {
+        let undone =
+            undo(&self.host, &self.store, &held.folder, plan).and_then(|()| Journal::clear(&held.folder));
+        match undone {
+            Ok(()) => miss,
+            Err(error) => Miss::Final(
+                Error::new(
+                    ErrorKind::Partial,
+                    format!("{}; undoing it is not complete ({error})", miss.into_error()),
+                )
+                .hint("the next vmrewind command on this VM tries again")
+                .because(error),
+            ),
+        }
+    }
+
+    /// Writes a decided operation down (the commit point) and carries it out.
+    pub(crate) fn commit(&self, held: &Held, operation: &str, plan: RedoPlan) -> Result<()> {
+        let journal = Journal::new(operation, self.host.clock.now(), Phase::Commit(Box::new(plan)));
+        journal.save(&held.folder)?;
+        self.host.reached("committed");
+        let Phase::Commit(plan) = &journal.phase else { return Ok(()) };
+        redo(&self.host, &self.store, &held.folder, plan)
+            .map_err(|error| {
+                error
+                    .while_doing(format!("'{operation}' is decided but not complete"))
+                    .with_kind(ErrorKind::Partial)
+            })
+            .map_err(|error| error.hint("the next vmrewind command on this VM completes it"))?;
+        Journal::clear(&held.folder)
+    }
+}
+
+fn manifest(
+    request: &SnapshotCreate,
+    held: &Held,
+    plan: &Plan,
+    outcome: &Outcome,
+    total: Duration,
+) -> Manifest {
+    Manifest {
+        version: RECORD_VERSION,
+        id: plan.id.clone(),
+        name: plan.name.clone(),
+        origin: Origin::User,
+        parent: held.record.current.clone(),
+        created: outcome.taking.instant,
+        message: request.message.clone(),
+        labels: request.labels.clone(),
+        grade: plan.grade,
+        method: outcome.method,
+        pause_ms: milliseconds(outcome.taking.pause),
+        total_ms: milliseconds(total),
+        guest_running: plan.guest_runs,
+        hardware: held.record.hardware.clone(),
+        disks: held.record.disks.iter().map(|disk| frozen(held, disk)).collect(),
+        memory: outcome.taking.memory.as_ref().map(|summary| MemoryRecord {
+            image: summary.id.as_str().to_owned(),
+            bytes: summary.bytes,
+            zero_bytes: summary.zero_bytes,
+            new_bytes: summary.new_bytes,
+            stored_bytes: summary.stored_bytes,
+        }),
+    }
+}
+
+/// The layer that is active now, as the snapshot's manifest names it.
+pub(crate) fn frozen(held: &Held, disk: &DiskRecord) -> FrozenDisk {
+    let chain = disk.chain(&disk.active).unwrap_or_default();
+    let below = chain.iter().skip(1).map(|layer| format!("{layer}.qcow2"));
+    FrozenDisk {
+        name: disk.name.clone(),
+        layer: disk.active.clone(),
+        bytes: allocated_bytes(&held.folder.layer(&disk.name, &disk.active)),
+        below: below.chain([disk.base.location.clone()]).collect(),
+    }
+}
+
+/// A duration as the product's `*_ms` numbers: milliseconds with three decimals.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn no_method(vm: &VmName, misses: &[(Method, Error)]) -> Error {
+    let why: Vec<String> = misses
+        .iter()
+        .map(|(method, error)| {
+            let causes = error.causes();
+            let cause = causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
+            format!("{}: {error}{cause}", method.as_str())
+        })
+        .collect();
+    let refused = misses.iter().find(|(_, error)| error.kind() == ErrorKind::Refused);
+    let kind = refused.map_or(ErrorKind::Failed, |_| ErrorKind::Refused);
+    let hint = refused
+        .and_then(|(_, error)| error.hint_text())
+        .unwrap_or("`--disk-only` makes a snapshot without memory; `-v` shows what QEMU said");
+    Error::new(kind, format!("cannot capture VM '{vm}' live; it runs on as before. {}", why.join("; ")))
+        .hint(hint)
+}

@@ -1,0 +1,138 @@
+//! Deletes snapshots whose layers nothing else reads through, and frees their space.
+//!
+//! Plan: who reads which layer is worked out as if the snapshots were gone. Where a layer of theirs is still needed
+//! the whole request is refused, naming who needs it. Apply: one commit; what is removed is removed again after a crash.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::engine::{Engine, Held};
+use crate::error::{Error, Result};
+use crate::ids::{Address, SnapshotId};
+use crate::layers::needs::{Reader, readers};
+use crate::record::journal::{Overlay, RedoPlan};
+use crate::record::snapshot::Manifest;
+use crate::root::file::allocated_bytes;
+
+/// What deleting snapshots destroys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeletePlan {
+    /// The snapshots, `VM@NAME`.
+    pub snapshots: Vec<String>,
+    /// The files of disk layers that go.
+    pub layers: Vec<String>,
+    /// How many memory images go.
+    pub images: usize,
+    /// The bytes that are freed.
+    pub bytes: u64,
+}
+
+impl Engine {
+    /// What deleting these snapshots of one VM would destroy; nothing is done.
+    ///
+    /// # Errors
+    /// As [`Engine::snapshot_delete`].
+    pub fn snapshot_delete_plan(&self, addresses: &[Address]) -> Result<DeletePlan> {
+        let held = self.hold_all(addresses)?;
+        Ok(plan(&held, addresses)?.0)
+    }
+
+    /// Deletes snapshots of one VM, all or none.
+    ///
+    /// # Errors
+    /// `Refused` where something still reads through a layer of theirs, naming it; `NotFound`, `Busy`; `Usage` for
+    /// snapshots of several VMs.
+    pub fn snapshot_delete(&self, addresses: &[Address]) -> Result<DeletePlan> {
+        let held = self.hold_all(addresses)?;
+        let (plan, redo) = plan(&held, addresses)?;
+        self.commit(&held, "snapshot delete", redo)?;
+        Ok(plan)
+    }
+
+    fn hold_all(&self, addresses: &[Address]) -> Result<Held> {
+        let Some(first) = addresses.first() else { return Err(Error::usage("no snapshot is named")) };
+        if addresses.iter().any(|address| address.vm != first.vm) {
+            return Err(
+                Error::usage("the snapshots are of several VMs").hint("delete those of one VM at a time")
+            );
+        }
+        self.hold(&first.vm)
+    }
+}
+
+fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
+    let mut doomed: Vec<&Manifest> = Vec::new();
+    for address in addresses {
+        let manifest = held.snapshots.by_name(&held.record, &address.snapshot)?;
+        if !doomed.iter().any(|other| other.id == manifest.id) {
+            doomed.push(manifest);
+        }
+    }
+    let ids: BTreeSet<SnapshotId> = doomed.iter().map(|manifest| manifest.id.clone()).collect();
+    let readers = readers(&held.record, &held.snapshots.0, &ids);
+    for manifest in &doomed {
+        refuse_needed(held, manifest, |disk, layer| {
+            readers.get(&(disk.to_owned(), layer.clone())).cloned().unwrap_or_default()
+        })?;
+    }
+    let mut record = held.record.clone();
+    let mut remove_layers = Vec::new();
+    for ((disk, layer), _) in readers.iter().filter(|(_, readers)| readers.is_empty()) {
+        remove_layers.push(Overlay { disk: disk.clone(), layer: layer.clone(), parent: None });
+        if let Some(disk) = record.disks.iter_mut().find(|record| record.name == *disk) {
+            disk.forget(layer);
+        }
+    }
+    let survivor = |mut id: Option<SnapshotId>| {
+        while let Some(gone) = id.as_ref().filter(|id| ids.contains(*id)) {
+            id = held.snapshots.by_id(gone).and_then(|manifest| manifest.parent.clone());
+        }
+        id
+    };
+    record.current = survivor(record.current.clone());
+    let orphans = held.snapshots.0.iter().filter(|manifest| !ids.contains(&manifest.id));
+    let write = orphans
+        .filter(|manifest| manifest.parent.as_ref().is_some_and(|parent| ids.contains(parent)))
+        .map(|manifest| Manifest { parent: survivor(manifest.parent.clone()), ..manifest.clone() })
+        .collect();
+    let images = doomed.iter().filter_map(|manifest| manifest.memory.as_ref());
+    let paths: Vec<_> = remove_layers.iter().map(|gone| held.folder.layer(&gone.disk, &gone.layer)).collect();
+    let shown = DeletePlan {
+        snapshots: doomed.iter().map(|manifest| format!("{}@{}", held.record.name, manifest.name)).collect(),
+        layers: paths.iter().map(|path| path.display().to_string()).collect(),
+        images: images.clone().count(),
+        bytes: paths.iter().map(|path| allocated_bytes(path)).sum::<u64>()
+            + images.clone().map(|memory| memory.stored_bytes).sum::<u64>(),
+    };
+    let redo = RedoPlan {
+        record,
+        write,
+        remove: ids.iter().cloned().collect(),
+        remove_layers,
+        remove_images: images.map(|memory| memory.image.clone()).collect(),
+        resume: false,
+    };
+    Ok((shown, redo))
+}
+
+/// Refuses a snapshot while somebody reads through its own layers.
+fn refuse_needed(
+    held: &Held,
+    manifest: &Manifest,
+    readers_of: impl Fn(&str, &crate::ids::LayerId) -> BTreeSet<Reader>,
+) -> Result<()> {
+    let needed: BTreeSet<Reader> =
+        manifest.disks.iter().flat_map(|disk| readers_of(&disk.name, &disk.layer)).collect();
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+    Err(Error::refused(format!(
+        "snapshot '{}@{}' can't be deleted: its disk layers are still read by {}",
+        held.record.name,
+        manifest.name,
+        names.join(", ")
+    ))
+    .hint("delete those snapshots with it, or restore another snapshot first so that the VM no longer builds on it"))
+}

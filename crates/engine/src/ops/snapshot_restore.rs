@@ -1,0 +1,420 @@
+//! Brings a snapshot back: new layers on its frozen ones, a new QEMU with the captured hardware, its memory fed in.
+//!
+//! ```text
+//!  everything that can be checked is checked while the old state still runs
+//!  journal Prepare(undo)  new layers made -> old QEMU ended -> new QEMU started, state loaded, guest waits
+//!  journal Commit(redo)   <- the commit point
+//!  undo point and vm.json written; guest runs; journal gone
+//! ```
+//! Before the commit point a failure ends the new QEMU and removes the new layers: the VM is stopped, with its disks as
+//! they were (running memory can't be kept). Between commit and `cont` a guard lets the guest go if this process dies.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vmrewind_qemu::qmp::commands::MigrationStatus;
+use vmrewind_qemu::stream::Captured;
+use vmrewind_store::ImageReader;
+
+use crate::capture::guard::Guard;
+use crate::capture::image;
+use crate::capture::receive::store_error;
+use crate::engine::{Engine, Held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Step;
+use crate::ids::{Address, LayerId, SnapshotId};
+use crate::journaled::{image_id, undo};
+use crate::layers::{base, overlay, qcow2};
+use crate::monitor::{Monitor, is_running};
+use crate::ops::snapshot_create::{frozen, milliseconds};
+use crate::ops::vm_stop::end_process;
+use crate::record::RECORD_VERSION;
+use crate::record::journal::{Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::snapshot::{Grade, Manifest, Method, Origin};
+use crate::record::vm::VmRecord;
+use crate::replay::feed::Feed;
+use crate::view::RestoreView;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+use crate::vm::spawn::{self, Launch, Purpose, Started};
+use crate::vm::state;
+
+/// The journal's name of this operation.
+const OPERATION: &str = "snapshot restore";
+/// How long QEMU may take to make the last devices of a stream ready.
+const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+
+/// A request to bring a snapshot back.
+#[derive(Debug, Clone)]
+pub struct SnapshotRestore {
+    /// Which.
+    pub address: Address,
+    /// Leave the guest paused.
+    pub paused: bool,
+    /// Do not keep the disks as they are now.
+    pub discard_current: bool,
+}
+
+/// How a machine comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreMode {
+    /// All memory was loaded before the guest ran.
+    Eager,
+    /// There is no memory: the guest boots, or stays off as it was.
+    Cold,
+}
+
+/// What is decided before anything is done.
+struct Plan {
+    snapshot: Manifest,
+    overlays: Vec<Overlay>,
+    mode: RestoreMode,
+    /// Whether a QEMU is to be there afterwards.
+    start: bool,
+    /// Whether the guest is to run then.
+    run: bool,
+}
+
+impl Engine {
+    /// Brings a snapshot back. The VM may run; any snapshot can be restored, any number of times.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy`; `Damaged` or `Refused` where the snapshot or its base can't be used, the VM untouched;
+    /// `Partial` where the new state did not come up: the VM is stopped then, its disks as they were.
+    pub fn snapshot_restore(&self, request: &SnapshotRestore) -> Result<RestoreView> {
+        let begun = Instant::now();
+        let held = self.hold(&request.address.vm)?;
+        let plan = self.plan_restore(request, &held)?;
+        let old = Process::find(&held.folder)?;
+        let memory = self.open_memory(&plan, old.is_some())?;
+        let undo_plan = UndoPlan {
+            overlays: plan.overlays.clone(),
+            fold: false,
+            image: None,
+            qemu: old.as_ref().map(|process| process.mark),
+            guest_ran: old.as_ref().is_some_and(guest_runs),
+        };
+        let journal = Journal::new(OPERATION, self.host.clock.now(), Phase::Prepare(undo_plan.clone()));
+        journal.save(&held.folder)?;
+        self.host.reached("journal-prepared");
+        let brought = self.bring(&held, &plan, old.as_ref(), memory);
+        self.host.progress.finished();
+        let result = brought.and_then(|started| self.settle(request, &held, &plan, started));
+        match result {
+            Ok((started, undo)) => self.report(&held, &plan, started, undo, begun),
+            Err(error) => Err(self.undo_restore(&held, &undo_plan, error)),
+        }
+    }
+
+    fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
+        let snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
+        for disk in &held.record.disks {
+            base::check_unchanged(&disk.name, &disk.base)?;
+        }
+        let mut overlays = Vec::new();
+        for frozen in &snapshot.disks {
+            check_chain(held, &snapshot, &frozen.name, &frozen.layer)?;
+            overlays.push(Overlay {
+                disk: frozen.name.clone(),
+                layer: LayerId::random(&self.host),
+                parent: Some(frozen.layer.clone()),
+            });
+        }
+        let mode = if snapshot.memory.is_some() { RestoreMode::Eager } else { RestoreMode::Cold };
+        let start = snapshot.grade != Grade::Off;
+        Ok(Plan { run: start && snapshot.guest_running && !request.paused, start, mode, overlays, snapshot })
+    }
+
+    /// Opens the memory image; all of it is verified where a running guest would be given up for it.
+    fn open_memory(&self, plan: &Plan, verify: bool) -> Result<Option<(ImageReader, Captured)>> {
+        let Some(memory) = &plan.snapshot.memory else { return Ok(None) };
+        let doing = || format!("snapshot '{}' can't be restored", plan.snapshot.name);
+        let damaged = |error| store_error(&doing(), error);
+        let reader = self.store.open_image(&image_id(&memory.image)?).map_err(damaged)?;
+        let captured = image::captured(&reader).map_err(|error| error.while_doing(doing()))?;
+        if verify {
+            self.verify_image(&reader).map_err(|error| error.while_doing(doing()))?;
+        }
+        Ok(Some((reader, captured)))
+    }
+
+    /// Reads every byte of an image.
+    pub(crate) fn verify_image(&self, reader: &ImageReader) -> Result<()> {
+        let mut progress = |done_bytes: u64, total_bytes: u64| {
+            self.host.progress.step(Step { what: "verifying memory", done_bytes, total_bytes });
+            if self.host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = reader.verify(&mut progress);
+        self.check_cancel("verifying memory")?;
+        result.map_err(|error| store_error("the memory image is damaged", error))
+    }
+
+    /// Makes the new layers, ends the old QEMU, starts the new one and loads its state. The guest waits.
+    fn bring(
+        &self,
+        held: &Held,
+        plan: &Plan,
+        old: Option<&Process>,
+        memory: Option<(ImageReader, Captured)>,
+    ) -> Result<Option<Started>> {
+        for overlay in &plan.overlays {
+            let disk = held
+                .record
+                .disk(&overlay.disk)
+                .ok_or_else(|| Error::damaged(format!("the VM's record has no disk '{}'", overlay.disk)))?;
+            overlay::make(&held.folder, disk, overlay)?;
+            self.check_cancel("making new layers")?;
+        }
+        if let Some(old) = old {
+            self.host.reached("layers-made");
+            end_process(old)?;
+            self.host.reached("old-ended");
+        }
+        if !plan.start {
+            return Ok(None);
+        }
+        let layers =
+            plan.overlays.iter().map(|overlay| (overlay.disk.clone(), overlay.layer.clone())).collect();
+        let started = self.launch(held, plan, &layers)?;
+        self.host.reached("qemu-started");
+        if let Some((reader, captured)) = memory {
+            self.load(held, &started, &reader, &captured)?;
+            self.host.reached("state-loaded");
+        }
+        Ok(Some(started))
+    }
+
+    fn launch(&self, held: &Held, plan: &Plan, layers: &BTreeMap<String, LayerId>) -> Result<Started> {
+        spawn::start(&Launch {
+            folder: &held.folder,
+            record: &held.record,
+            hardware: &plan.snapshot.hardware,
+            layers,
+            purpose: if plan.mode == RestoreMode::Eager { Purpose::Incoming } else { Purpose::BootPaused },
+        })
+    }
+
+    /// Feeds the captured state to a waiting QEMU and waits until it has it.
+    fn load(&self, held: &Held, started: &Started, reader: &ImageReader, captured: &Captured) -> Result<()> {
+        let socket = started.process.run.join(socket::STREAM);
+        let monitor = started.monitor()?;
+        let mut events = monitor.events();
+        monitor.prepare_migration(&["events"], 300)?;
+        monitor.migrate_incoming(&socket)?;
+        let feed = Feed { host: &self.host, image: reader, captured, fresh_memory: fresh_memory(held) };
+        let sent = feed.send(&socket);
+        let _ = std::fs::remove_file(&socket);
+        sent.and_then(|()| self.wait_loaded(&mut events)).map_err(|error| {
+            if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
+                return error;
+            }
+            // QEMU ends when it can't load a state: its own words say why.
+            started.process.wait_end(Duration::from_secs(2));
+            let words = spawn::log_tail(&spawn::log_path(&started.process.run));
+            Error::failed("QEMU did not load the snapshot's state").because(
+                crate::layers::image_tool::ToolError(if words.is_empty() {
+                    error.to_string()
+                } else {
+                    words
+                }),
+            )
+        })
+    }
+
+    fn wait_loaded(&self, events: &mut vmrewind_qemu::qmp::EventCursor) -> Result<()> {
+        let deadline = Instant::now() + LOAD_PATIENCE;
+        while Instant::now() < deadline {
+            match Monitor::next_migration_status(events, Duration::from_millis(50))? {
+                Some(MigrationStatus::Completed) => return Ok(()),
+                Some(MigrationStatus::Failed) => return Err(Error::failed("QEMU could not load the state")),
+                _ => self.check_cancel("loading the snapshot's state")?,
+            }
+        }
+        Err(Error::failed("QEMU did not load the state in time"))
+    }
+
+    /// Commits the restore and lets the guest run. Gives the name of the undo point.
+    fn settle(
+        &self,
+        request: &SnapshotRestore,
+        held: &Held,
+        plan: &Plan,
+        mut started: Option<Started>,
+    ) -> Result<(Option<Started>, Option<String>)> {
+        let (redo_plan, undo_name) = self.decide(request, held, plan)?;
+        let mut guard = match &started {
+            Some(started) if plan.run => Some(Guard::start(&self.host, &started.process.run)?),
+            _ => None,
+        };
+        if let Some(guard) = &mut guard {
+            guard.arm()?;
+            self.host.reached("guard-armed");
+        }
+        // Letting the guest run is part of what the commit carries out, on a connection of its own.
+        if let Some(started) = &mut started {
+            started.disconnect();
+        }
+        let committed = self.commit(held, OPERATION, redo_plan);
+        if let Some(guard) = guard {
+            guard.disarm();
+        }
+        committed.map(|()| (started, undo_name))
+    }
+
+    /// The decided state: the VM on the new layers, the old ones kept as an undo point or discarded.
+    fn decide(
+        &self,
+        request: &SnapshotRestore,
+        held: &Held,
+        plan: &Plan,
+    ) -> Result<(RedoPlan, Option<String>)> {
+        let mut record: VmRecord = held.record.clone();
+        record.hardware = plan.snapshot.hardware.clone();
+        record.current = Some(plan.snapshot.id.clone());
+        let abandoned: Vec<Overlay> = held
+            .record
+            .disks
+            .iter()
+            .map(|disk| Overlay { disk: disk.name.clone(), layer: disk.active.clone(), parent: None })
+            .collect();
+        let nothing_new = abandoned.iter().all(|overlay| {
+            qcow2::is_empty(&held.folder.layer(&overlay.disk, &overlay.layer)).unwrap_or(false)
+        });
+        let discard = request.discard_current || nothing_new;
+        for overlay in &plan.overlays {
+            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
+                if discard {
+                    let old = disk.active.clone();
+                    disk.forget(&old);
+                }
+                disk.push_active(overlay.layer.clone(), overlay.parent.clone());
+            }
+        }
+        let undo = if discard { None } else { Some(self.undo_point(held)?) };
+        let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
+        let plan = RedoPlan {
+            record,
+            write: undo.into_iter().collect(),
+            remove: Vec::new(),
+            remove_layers: if discard { abandoned } else { Vec::new() },
+            remove_images: Vec::new(),
+            resume: plan.run,
+        };
+        Ok((plan, undo_name))
+    }
+
+    /// A snapshot of the disks as they are, for a way back.
+    fn undo_point(&self, held: &Held) -> Result<Manifest> {
+        Ok(Manifest {
+            version: RECORD_VERSION,
+            id: SnapshotId::random(&self.host),
+            name: held.snapshots.free_name("undo")?,
+            origin: Origin::Undo,
+            parent: held.record.current.clone(),
+            created: self.host.clock.now(),
+            message: Some("disks as they were before a restore".into()),
+            labels: BTreeMap::new(),
+            grade: Grade::Off,
+            method: Method::None,
+            pause_ms: 0.0,
+            total_ms: 0.0,
+            guest_running: false,
+            hardware: held.record.hardware.clone(),
+            disks: held.record.disks.iter().map(|disk| frozen(held, disk)).collect(),
+            memory: None,
+        })
+    }
+
+    fn report(
+        &self,
+        held: &Held,
+        plan: &Plan,
+        started: Option<Started>,
+        undo: Option<String>,
+        begun: Instant,
+    ) -> Result<RestoreView> {
+        let start_ms = plan.run.then(|| milliseconds(begun.elapsed()));
+        drop(started);
+        let state = state::ask(&held.folder)?.word;
+        let mut notes = Vec::new();
+        if plan.run && plan.mode == RestoreMode::Eager {
+            notes.push(
+                "the guest's clock is behind by the time since the snapshot; set it in the guest".into(),
+            );
+        }
+        Ok(RestoreView {
+            vm: held.record.name.to_string(),
+            snapshot: plan.snapshot.name.to_string(),
+            mode: plan.mode,
+            start_ms,
+            undo,
+            state,
+            notes,
+        })
+    }
+
+    /// Takes a restore back that did not reach its commit point.
+    fn undo_restore(&self, held: &Held, plan: &UndoPlan, error: Error) -> Error {
+        let committed =
+            matches!(Journal::load(&held.folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })));
+        if committed {
+            return error;
+        }
+        let old_runs =
+            || matches!(Process::find(&held.folder), Ok(Some(process)) if plan.qemu == Some(process.mark));
+        let undone =
+            undo(&self.host, &self.store, &held.folder, plan).and_then(|()| Journal::clear(&held.folder));
+        if let Err(second) = undone {
+            return error
+                .hint(format!("undoing it is not complete ({second}); the next vmrewind command tries again"))
+                .with_kind(ErrorKind::Partial);
+        }
+        if plan.qemu.is_none() || old_runs() {
+            return error;
+        }
+        let name = &held.record.name;
+        let kind =
+            if error.kind() == ErrorKind::Interrupted { ErrorKind::Interrupted } else { ErrorKind::Partial };
+        error
+            .while_doing(format!(
+                "the restore failed after VM '{name}' was stopped for it; its disks are as they were"
+            ))
+            .with_kind(kind)
+            .hint(format!("`vmrewind vm start {name}` boots it from its disks"))
+    }
+}
+
+/// Whether the guest of a process runs.
+fn guest_runs(process: &Process) -> bool {
+    let status = Monitor::connect(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
+    status.is_ok_and(|status| is_running(&status))
+}
+
+/// Fails where a layer that the snapshot needs is missing.
+fn check_chain(held: &Held, snapshot: &Manifest, disk: &str, layer: &LayerId) -> Result<()> {
+    let damaged = |what: String| {
+        Err(Error::damaged(format!("snapshot '{}' can't be restored: {what}", snapshot.name))
+            .hint("put the file back from a backup; docs/format.md says what belongs where"))
+    };
+    let Some(record) = held.record.disk(disk) else {
+        return damaged(format!("the VM has no disk '{disk}'"));
+    };
+    let Some(chain) = record.chain(layer) else {
+        return damaged(format!("disk '{disk}' has no record of layer {layer}"));
+    };
+    match chain.iter().map(|layer| held.folder.layer(disk, layer)).find(|path| !path.exists()) {
+        Some(missing) => damaged(format!("layer '{}' is missing", missing.display())),
+        None => Ok(()),
+    }
+}
+
+/// Whether no file is behind the VM's memory.
+fn fresh_memory(held: &Held) -> bool {
+    let words = &held.record.hardware.command_line;
+    !words
+        .iter()
+        .any(|word| word.trim_start_matches('-') == "mem-path" || word.contains("memory-backend-file"))
+}

@@ -1,0 +1,349 @@
+//! Takes a QEMU command line under management, or writes one.
+//!
+//! Plan: everything is looked at first (QEMU's version, what can't be supported, every disk). Apply: the VM's folder
+//! is made under a name that is no VM's, with a delta on each base, and appears whole by one rename. A crash before
+//! leaves a `.new-` folder, which the next command removes; a crash after leaves the VM.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vmrewind_qemu::cmdline::{
+    Accelerator, BaseLocation, CommandLine, DiskSpec, Display, MachineRequest, Network, RequestedDisk,
+    UefiFiles, write_command_line,
+};
+
+use crate::engine::Engine;
+use crate::error::{Context, Error, Result};
+use crate::ids::{LayerId, VmId, VmName};
+use crate::layers::base::{self, BaseRequest};
+use crate::layers::overlay;
+use crate::record::RECORD_VERSION;
+use crate::record::journal::Overlay;
+use crate::record::vm::{DiskRecord, Hardware, LayerRecord, VmRecord};
+use crate::root::VmFolder;
+use crate::root::file::{io_error, make_dir, sync_dir};
+use crate::view::VmView;
+use crate::vm::program::{self, Program};
+
+/// A request to put a VM under management.
+#[derive(Debug, Clone)]
+pub struct VmCreate {
+    /// The VM's name.
+    pub name: VmName,
+    /// Its hardware.
+    pub configuration: Configuration,
+    /// Whether the user vouches for other files that disk images name.
+    pub trust_backing: bool,
+    /// The folder in which relative paths mean something.
+    pub working_dir: PathBuf,
+}
+
+/// Where the hardware configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Configuration {
+    /// A QEMU command line as it stands.
+    CommandLine(Vec<String>),
+    /// To be written.
+    New(NewMachine),
+}
+
+/// What is wanted of a machine whose command line vmrewind writes.
+#[derive(Debug, Clone)]
+pub struct NewMachine {
+    /// Images, in order.
+    pub disks: Vec<PathBuf>,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// Whether the machine starts by UEFI.
+    pub uefi: bool,
+    /// `user`, `none` or `bridge=NAME`.
+    pub network: String,
+    /// The address of a VNC display.
+    pub vnc: Option<String>,
+    /// Another kind of display.
+    pub display: Option<String>,
+    /// `kvm` or `tcg`; KVM where it works, if not given.
+    pub accel: Option<String>,
+}
+
+/// The QEMU that new machines run on.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Where Debian, Ubuntu, Fedora and Arch keep UEFI firmware for machines without secure boot: code, variables.
+const FIRMWARE: [(&str, &str); 4] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+];
+
+impl Engine {
+    /// Puts a VM under management; it is not started.
+    ///
+    /// # Errors
+    /// `Refused` for a name that is taken, an option that can't be supported, an image that is in use or names other
+    /// files; `Failed` for one that is missing.
+    pub fn vm_create(&self, request: &VmCreate) -> Result<VmView> {
+        self.check_name_free(&request.name)?;
+        let id = VmId::random(&self.host);
+        let draft = self.root.vms().join(format!(".new-{id}"));
+        let draft = VmFolder::at(draft);
+        let made = self.make(request, &id, &draft).and_then(|()| self.appear(&request.name, &draft));
+        if let Err(error) = made {
+            let _ = fs::remove_dir_all(draft.path());
+            return Err(error);
+        }
+        self.vm_show(&request.name)
+    }
+
+    fn check_name_free(&self, name: &VmName) -> Result<()> {
+        if self.root.vm(name).path().exists() {
+            return Err(Error::refused(format!("there is a VM '{name}' already"))
+                .hint("choose another name; `vmrewind vm list` shows those taken"));
+        }
+        Ok(())
+    }
+
+    /// Fills the draft folder.
+    fn make(&self, request: &VmCreate, id: &VmId, draft: &VmFolder) -> Result<()> {
+        let argv = match &request.configuration {
+            Configuration::CommandLine(argv) => argv.clone(),
+            Configuration::New(machine) => self.write_machine(request, machine, draft)?,
+        };
+        let hardware = resolve(&argv, &request.working_dir)?;
+        let disks = self.look_at_disks(&hardware.command_line, request, draft)?;
+        make_dir(draft.path())?;
+        make_dir(&draft.snapshots())?;
+        let mut records = Vec::new();
+        for (spec, base) in disks {
+            records.push(self.first_delta(draft, &spec.name, base)?);
+        }
+        VmRecord {
+            version: RECORD_VERSION,
+            id: id.clone(),
+            name: request.name.clone(),
+            created: self.host.clock.now(),
+            hardware,
+            disks: records,
+            current: None,
+        }
+        .save(draft)?;
+        sync_dir(draft.path())
+    }
+
+    /// Looks at every writable disk's image, and at the read-only media.
+    fn look_at_disks(
+        &self,
+        argv: &[String],
+        request: &VmCreate,
+        draft: &VmFolder,
+    ) -> Result<Vec<(DiskSpec, crate::record::vm::BaseRecord)>> {
+        let line = CommandLine::parse(argv).context(|| "cannot read the QEMU command line".into())?;
+        let disks = line.disks().context(|| "cannot find the disks in the QEMU command line".into())?;
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut found = Vec::new();
+        for disk in disks {
+            // UEFI variables of our own: they are in the draft folder until it gets the VM's name.
+            let own = self.root.vm(&request.name).path().to_owned();
+            let drafted = file_of(&disk)
+                .and_then(|file| file.strip_prefix(&own).ok().map(|rest| draft.path().join(rest)));
+            let location = location_of(&disk, drafted.as_deref(), &request.working_dir)?;
+            if let Some(other) = seen.insert(location.clone(), disk.name.clone()) {
+                return Err(Error::refused(format!(
+                    "disks '{other}' and '{}' are the same image '{location}'",
+                    disk.name
+                ))
+                .hint("give each disk an image of its own"));
+            }
+            let mut base = base::inspect(BaseRequest {
+                disk: &disk.name,
+                location: &location,
+                format: disk.base.format.as_deref(),
+                trust_backing: request.trust_backing,
+            })?;
+            if drafted.is_some() {
+                base.location = file_of(&disk).map(|file| file.display().to_string()).unwrap_or(location);
+            }
+            self.check_cancel("looking at the disks")?;
+            found.push((disk, base));
+        }
+        Ok(found)
+    }
+
+    fn first_delta(
+        &self,
+        draft: &VmFolder,
+        name: &str,
+        base: crate::record::vm::BaseRecord,
+    ) -> Result<DiskRecord> {
+        let layer = LayerId::random(&self.host);
+        let record = DiskRecord {
+            name: name.to_owned(),
+            base,
+            layers: vec![LayerRecord { id: layer.clone(), parent: None }],
+            active: layer.clone(),
+        };
+        overlay::make(draft, &record, &Overlay { disk: name.to_owned(), layer, parent: None })?;
+        Ok(record)
+    }
+
+    /// Writes the command line of a new machine; its UEFI variables are copied into the VM's folder.
+    fn write_machine(
+        &self,
+        request: &VmCreate,
+        machine: &NewMachine,
+        draft: &VmFolder,
+    ) -> Result<Vec<String>> {
+        let uefi =
+            if machine.uefi { Some(self.copy_firmware_variables(&request.name, draft)?) } else { None };
+        let disk = |file: &PathBuf| {
+            let file = std::path::absolute(request.working_dir.join(file)).ok()?;
+            Some(RequestedDisk { file: file.to_str()?.to_owned(), format: None })
+        };
+        let disks: Option<Vec<RequestedDisk>> = machine.disks.iter().map(disk).collect();
+        let mut disks = disks.ok_or_else(|| Error::usage("a disk's path is not UTF-8"))?;
+        for disk in &mut disks {
+            let inspected = base::inspect(BaseRequest {
+                disk: &disk.file,
+                location: &disk.file,
+                format: None,
+                trust_backing: request.trust_backing,
+            })?;
+            disk.format = Some(inspected.format);
+        }
+        let bytes = self.host.random_hex::<3>();
+        Ok(write_command_line(&MachineRequest {
+            program: PROGRAM.into(),
+            disks,
+            memory_bytes: machine.memory_bytes,
+            cpus: machine.cpus,
+            accelerator: choose_accelerator(machine.accel.as_deref())?,
+            uefi,
+            network: parse_network(&machine.network)?,
+            mac: format!("52:54:00:{}:{}:{}", &bytes[0..2], &bytes[2..4], &bytes[4..6]),
+            display: match (&machine.vnc, &machine.display) {
+                (Some(address), _) => Display::Vnc(address.clone()),
+                (None, Some(kind)) => Display::Kind(kind.clone()),
+                (None, None) => Display::None,
+            },
+            uuid: self.random_uuid(),
+        }))
+    }
+
+    fn copy_firmware_variables(&self, name: &VmName, draft: &VmFolder) -> Result<UefiFiles> {
+        let (code, template) = FIRMWARE
+            .iter()
+            .find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists())
+            .ok_or_else(|| {
+                Error::failed("no UEFI firmware is installed")
+                    .hint("install it (Debian and Ubuntu: package ovmf)")
+            })?;
+        make_dir(draft.path())?;
+        let copy = draft.path().join("uefi-vars.fd");
+        fs::copy(template, &copy).map_err(|error| io_error(&format!("cannot copy '{template}'"), error))?;
+        let last = self.root.vm(name).path().join("uefi-vars.fd");
+        let vars = last.to_str().ok_or_else(|| Error::usage("the root's path is not UTF-8"))?;
+        Ok(UefiFiles { code: (*code).into(), vars: vars.to_owned() })
+    }
+
+    fn random_uuid(&self) -> String {
+        let hex = self.host.random_hex::<16>();
+        // Version 4, variant 1 (RFC 9562): the digits that say so are fixed.
+        format!("{}-{}-4{}-a{}-{}", &hex[0..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+    }
+
+    /// Lets the VM appear under its name, whole.
+    fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
+        let target = self.root.vm(name);
+        // A rename onto a VM's folder fails, since that is not empty: two creations can't both win.
+        fs::rename(draft.path(), target.path()).map_err(|error| {
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists
+            ) {
+                Error::refused(format!("there is a VM '{name}' already")).hint("choose another name")
+            } else {
+                io_error(&format!("cannot put VM '{name}' in place"), error)
+            }
+        })?;
+        sync_dir(&self.root.vms())
+    }
+}
+
+/// Checks the command line and resolves its machine type.
+fn resolve(argv: &[String], working_dir: &Path) -> Result<Hardware> {
+    let mut line = CommandLine::parse(argv).map_err(|error| {
+        Error::refused(format!("cannot take over this QEMU command line: {error}"))
+            .hint("give the program and its options after `--`, as you would type them")
+    })?;
+    if let Err(refusals) = line.check_supported() {
+        return Err(refused(&refusals));
+    }
+    let Program { version, machines } = program::ask(line.program(), working_dir)?;
+    line.resolve_machine_alias(|alias| machines.resolve(alias));
+    Ok(Hardware {
+        command_line: line.to_argv(),
+        working_dir: working_dir.to_string_lossy().into_owned(),
+        qemu_version: version,
+    })
+}
+
+fn refused(refusals: &[vmrewind_qemu::cmdline::Refusal]) -> Error {
+    let all: Vec<String> =
+        refusals.iter().map(|refusal| format!("{}: {}", refusal.option, refusal.why)).collect();
+    let hints: Vec<&str> = refusals.iter().map(|refusal| refusal.hint).collect();
+    Error::refused(format!("cannot take over this QEMU command line: {}", all.join("; ")))
+        .hint(hints.join("; "))
+}
+
+/// The disk's image where that is a file.
+fn file_of(disk: &DiskSpec) -> Option<&Path> {
+    match &disk.base.location {
+        BaseLocation::File(path) => Some(Path::new(path)),
+        BaseLocation::Json(_) | BaseLocation::Uri(_) => None,
+    }
+}
+
+/// Where a disk's image is, as a backing file is named.
+fn location_of(disk: &DiskSpec, drafted: Option<&Path>, working_dir: &Path) -> Result<String> {
+    match &disk.base.location {
+        BaseLocation::File(path) => {
+            let path = drafted.map_or_else(|| working_dir.join(path), Path::to_owned);
+            let absolute = path.canonicalize().map_err(|error| {
+                io_error(&format!("cannot use disk '{}': image '{}'", disk.name, path.display()), error)
+            })?;
+            absolute
+                .to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Error::usage(format!("the path of disk '{}' is not UTF-8", disk.name)))
+        }
+        BaseLocation::Json(value) => Ok(format!("json:{value}")),
+        BaseLocation::Uri(uri) => Ok(uri.clone()),
+    }
+}
+
+fn choose_accelerator(wanted: Option<&str>) -> Result<Accelerator> {
+    match wanted {
+        Some("kvm") => Ok(Accelerator::Kvm),
+        Some("tcg") => Ok(Accelerator::Tcg),
+        None if program::kvm_works(PROGRAM) => Ok(Accelerator::Kvm),
+        None => Ok(Accelerator::Tcg),
+        Some(other) => Err(Error::usage(format!("'{}' is not an accelerator", other.escape_debug()))
+            .hint("accelerators are kvm and tcg")),
+    }
+}
+
+fn parse_network(text: &str) -> Result<Network> {
+    match text {
+        "user" => Ok(Network::User),
+        "none" => Ok(Network::None),
+        _ => match text.strip_prefix("bridge=") {
+            Some(bridge) if !bridge.is_empty() => Ok(Network::Bridge(bridge.to_owned())),
+            _ => Err(Error::usage(format!("'{}' is not a network", text.escape_debug()))
+                .hint("networks are user, none and bridge=NAME")),
+        },
+    }
+}

@@ -1,0 +1,115 @@
+//! Deletes a VM with all its snapshots; never the user's base images.
+//!
+//! The VM goes by one rename to `.gone-ID`; what is left of such a folder after a crash the next command removes.
+
+use std::fs;
+
+use serde::Serialize;
+
+use crate::engine::{Engine, Held};
+use crate::error::{Error, Result};
+use crate::ids::VmName;
+use crate::journaled::remove_image;
+use crate::ops::vm_stop::end_process;
+use crate::record::snapshot::{Origin, Snapshots};
+use crate::root::VmFolder;
+use crate::root::file::{allocated_bytes, io_error, sync_dir};
+use crate::vm::process::Process;
+use crate::vm::run_folder;
+
+/// What deleting a VM destroys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmDeletePlan {
+    /// The VM.
+    pub vm: String,
+    /// Its snapshots' names.
+    pub snapshots: Vec<String>,
+    /// The bytes of deltas and memory images.
+    pub bytes: u64,
+    /// The base images, which stay.
+    pub kept: Vec<String>,
+    /// Whether it runs and would be stopped first.
+    pub running: bool,
+}
+
+impl Engine {
+    /// What deleting the VM would destroy; nothing is done.
+    ///
+    /// # Errors
+    /// `NotFound`, `Damaged`.
+    pub fn vm_delete_plan(&self, name: &VmName) -> Result<VmDeletePlan> {
+        plan(&self.hold(name)?)
+    }
+
+    /// Deletes a VM. One that runs is refused, or stopped first with `force`.
+    ///
+    /// # Errors
+    /// `Refused` where it runs, `NotFound`.
+    pub fn vm_delete(&self, name: &VmName, force: bool) -> Result<VmDeletePlan> {
+        let held = self.hold(name)?;
+        let plan = plan(&held)?;
+        if let Some(process) = Process::find(&held.folder)? {
+            if !force {
+                return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
+                    .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
+            }
+            end_process(&process)?;
+        }
+        let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
+        fs::rename(held.folder.path(), &gone)
+            .map_err(|error| io_error(&format!("cannot delete VM '{name}'"), error))?;
+        sync_dir(&self.root.vms())?;
+        self.sweep_gone(&VmFolder::at(gone))?;
+        Ok(plan)
+    }
+
+    /// Removes what crashed commands left of VMs that were never whole or are deleted. Failures can wait.
+    pub(crate) fn sweep_gone_vms(&self) {
+        let Ok(entries) = fs::read_dir(self.root.vms()) else { return };
+        for entry in entries.filter_map(std::result::Result::ok) {
+            let path = entry.path();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(".gone-") {
+                let _ = self.sweep_gone(&VmFolder::at(path));
+            } else if name.starts_with(".new-") && abandoned(&path) {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+
+    fn sweep_gone(&self, gone: &VmFolder) -> Result<()> {
+        let snapshots = if gone.snapshots().is_dir() { Snapshots::load(gone)? } else { Snapshots::default() };
+        for memory in snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref()) {
+            remove_image(&self.store, &memory.image)?;
+        }
+        run_folder::remove_short(gone);
+        match fs::remove_dir_all(gone.path()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error(&format!("cannot remove '{}'", gone.path().display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a draft folder belongs to no living command: a creation takes seconds, not an hour.
+fn abandoned(path: &std::path::Path) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600))
+}
+
+fn plan(held: &Held) -> Result<VmDeletePlan> {
+    let layers = held.record.disks.iter().flat_map(|disk| {
+        disk.layers.iter().map(|layer| allocated_bytes(&held.folder.layer(&disk.name, &layer.id)))
+    });
+    let images = held.snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref());
+    let names = held.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User);
+    Ok(VmDeletePlan {
+        vm: held.record.name.to_string(),
+        snapshots: names.map(|snapshot| snapshot.name.to_string()).collect(),
+        bytes: layers.sum::<u64>() + images.map(|memory| memory.stored_bytes).sum::<u64>(),
+        kept: held.record.disks.iter().map(|disk| disk.base.location.clone()).collect(),
+        running: Process::find(&held.folder)?.is_some(),
+    })
+}

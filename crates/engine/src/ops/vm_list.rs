@@ -1,0 +1,90 @@
+//! Shows VMs, from their records and their real processes.
+
+use vmrewind_qemu::cmdline::CommandLine;
+
+use crate::engine::{Engine, Seen};
+use crate::error::{ErrorKind, Result};
+use crate::ids::VmName;
+use crate::record::snapshot::Origin;
+use crate::record::vm::{DiskRecord, VmRecord};
+use crate::root::VmFolder;
+use crate::root::file::allocated_bytes;
+use crate::view::{DiskState, VmView};
+use crate::vm::run_folder::{self, socket};
+use crate::vm::{spawn, state};
+
+impl Engine {
+    /// All VMs, by name.
+    ///
+    /// # Errors
+    /// What keeps one of them from being read.
+    pub fn vm_list(&self) -> Result<Vec<VmView>> {
+        let mut views = Vec::new();
+        for name in self.root.vm_names()? {
+            match self.vm_show(&name) {
+                Ok(view) => views.push(view),
+                // It was deleted while we looked.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(views)
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// `NotFound`, `Damaged`.
+    pub fn vm_show(&self, name: &VmName) -> Result<VmView> {
+        let seen = self.look(name)?;
+        let state = state::ask(&seen.folder)?;
+        let run = run_folder::existing(&seen.folder).unwrap_or_else(|| seen.folder.run());
+        let line = CommandLine::parse(&seen.record.hardware.command_line).ok();
+        Ok(VmView {
+            name: name.to_string(),
+            state: state.word,
+            pid: state.pid,
+            qmp: state.pid.map(|_| run.join(socket::USER)),
+            ports: if state.pid.is_some() { spawn::ports_in_use(&run) } else { Default::default() },
+            disks: seen.record.disks.iter().map(|disk| disk_state(&seen.folder, disk)).collect(),
+            snapshots: seen.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User).count(),
+            current: current_name(&seen),
+            created: seen.record.created,
+            machine: line.as_ref().and_then(CommandLine::machine_type),
+            memory_bytes: line.as_ref().and_then(|line| line.memory_bytes().ok()),
+            cpus: line.as_ref().and_then(|line| line.cpus().ok()),
+            qemu_version: seen.record.hardware.qemu_version.clone(),
+            command_line: seen.record.hardware.command_line.clone(),
+            operation: seen.operation,
+            log: spawn::log_path(&run),
+            run,
+        })
+    }
+}
+
+fn current_name(seen: &Seen) -> Option<String> {
+    let id = seen.record.current.as_ref()?;
+    seen.snapshots.by_id(id).map(|snapshot| snapshot.name.to_string())
+}
+
+fn disk_state(folder: &VmFolder, disk: &DiskRecord) -> DiskState {
+    let active = folder.layer(&disk.name, &disk.active);
+    DiskState {
+        name: disk.name.clone(),
+        active_bytes: allocated_bytes(&active),
+        active,
+        chain: chain_of(folder, disk),
+        virtual_bytes: disk.base.virtual_bytes,
+    }
+}
+
+fn chain_of(folder: &VmFolder, disk: &DiskRecord) -> Vec<String> {
+    let layers = disk.chain(&disk.active).unwrap_or_default();
+    let layers = layers.iter().map(|layer| folder.layer(&disk.name, layer).display().to_string());
+    layers.chain([disk.base.location.clone()]).collect()
+}
+
+/// Fails where a base was changed since it was taken over, before anything is built on it.
+pub(crate) fn check_bases(record: &VmRecord) -> Result<()> {
+    record.disks.iter().try_for_each(|disk| crate::layers::base::check_unchanged(&disk.name, &disk.base))
+}

@@ -1,0 +1,35 @@
+//! Starts a VM on its active layers.
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ids::VmName;
+use crate::ops::vm_list::check_bases;
+use crate::view::VmView;
+use crate::vm::process::Process;
+use crate::vm::spawn::{self, Launch, Purpose};
+
+impl Engine {
+    /// Starts a VM; with `paused` the guest waits for `cont` on the QMP socket.
+    ///
+    /// # Errors
+    /// `Refused` where it runs already or a base was changed, `Failed` with QEMU's words where QEMU does not start.
+    pub fn vm_start(&self, name: &VmName, paused: bool) -> Result<VmView> {
+        let held = self.hold(name)?;
+        if let Some(process) = Process::find(&held.folder)? {
+            return Err(Error::refused(format!("VM '{name}' runs already (pid {})", process.mark.pid))
+                .hint(format!("`vmrewind vm stop {name}` stops it")));
+        }
+        check_bases(&held.record)?;
+        let layers = held.record.disks.iter().map(|disk| (disk.name.clone(), disk.active.clone())).collect();
+        let started = spawn::start(&Launch {
+            folder: &held.folder,
+            record: &held.record,
+            hardware: &held.record.hardware,
+            layers: &layers,
+            purpose: if paused { Purpose::BootPaused } else { Purpose::Boot },
+        })?;
+        tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = started.monitor()?.version(), "started");
+        drop((started, held));
+        self.vm_show(name)
+    }
+}

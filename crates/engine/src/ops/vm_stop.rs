@@ -1,0 +1,88 @@
+//! Stops a VM: by its power button, or at once.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, Held};
+use crate::error::{Error, Result};
+use crate::host::Cancel;
+use crate::ids::VmName;
+use crate::monitor::{Monitor, is_running};
+use crate::view::VmView;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+pub struct VmStop {
+    /// At once, as by pulling the plug (QEMU still closes its images properly).
+    pub force: bool,
+    /// How long the guest may take.
+    pub timeout: Duration,
+}
+
+/// How long QEMU may take to end by itself once it is told to.
+const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the power button is pressed again: a guest that is still booting misses it.
+const PRESS_EVERY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Stops a VM. One that does not run is fine.
+    ///
+    /// # Errors
+    /// `Failed` where the guest does not power off in time; it runs on then.
+    pub fn vm_stop(&self, name: &VmName, how: VmStop) -> Result<VmView> {
+        let held = self.hold(name)?;
+        if let Some(process) = Process::find(&held.folder)? {
+            if how.force {
+                end_process(&process)?;
+            } else {
+                power_off(&self.host.cancel, &held, &process, how.timeout)?;
+            }
+        }
+        drop(held);
+        self.vm_show(name)
+    }
+}
+
+/// Ends QEMU: asked first, so that it writes its caches out, by signal where it does not answer.
+pub(crate) fn end_process(process: &Process) -> Result<()> {
+    let asked = Monitor::connect_briefly(&process.run, socket::OPERATION).and_then(|monitor| monitor.quit());
+    if asked.is_ok() && process.wait_end(QUIT_PATIENCE) {
+        return Ok(());
+    }
+    process.kill()
+}
+
+fn power_off(cancel: &Cancel, held: &Held, process: &Process, timeout: Duration) -> Result<()> {
+    let name = &held.record.name;
+    let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+    let status = monitor.status()?;
+    if status == vmrewind_qemu::qmp::commands::RunState::Shutdown {
+        return end_process(process);
+    }
+    if !is_running(&status) {
+        return Err(Error::failed(format!("VM '{name}' is {status}: its guest can't power off"))
+            .hint(format!("let it run first, or use `vmrewind vm stop {name} --force`")));
+    }
+    let deadline = Instant::now() + timeout;
+    let mut next_press = Instant::now();
+    while Instant::now() < deadline {
+        cancel.check("waiting for the guest to power off")?;
+        if Instant::now() >= next_press {
+            next_press = Instant::now() + PRESS_EVERY;
+            if let Err(error) = monitor.press_power_button()
+                && process.is_alive()
+            {
+                return Err(error);
+            }
+        }
+        if process.wait_end(Duration::from_millis(50)) {
+            return Ok(());
+        }
+        if monitor.status().is_ok_and(|status| status == vmrewind_qemu::qmp::commands::RunState::Shutdown) {
+            return end_process(process);
+        }
+    }
+    Err(Error::failed(format!("the guest of VM '{name}' did not power off within {} s", timeout.as_secs()))
+        .hint(format!("wait longer with --timeout, or use `vmrewind vm stop {name} --force`")))
+}

@@ -1,0 +1,122 @@
+//! `journal.json`: the operation under way on a VM, written before its first step that can't be taken back.
+//!
+//! An operation has at most two phases:
+//!
+//! ```text
+//!            prepare                      commit
+//!  (nothing) ------> Prepare(undo plan) --------> Commit(redo plan) ------> (nothing)
+//!                    found after a crash:         found after a crash:
+//!                    undone                       carried out again
+//! ```
+//! The step from one to the next is one atomic file replacement: that is the operation's commit point. Undoing and
+//! redoing are idempotent, so a crash within them is harmless.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::{LayerId, SnapshotId};
+use crate::record::RECORD_VERSION;
+use crate::record::snapshot::Manifest;
+use crate::record::vm::VmRecord;
+use crate::root::VmFolder;
+use crate::root::file::{read_json, remove_file, sync_parent, write_json};
+
+/// The journal's content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// The format's version.
+    pub(crate) version: u32,
+    /// The command, for people: `snapshot create`.
+    pub(crate) operation: String,
+    /// When it began.
+    pub(crate) started: Timestamp,
+    /// How far it is.
+    pub(crate) phase: Phase,
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// Not decided: to be undone.
+    Prepare(UndoPlan),
+    /// Decided: to be carried out.
+    Commit(Box<RedoPlan>),
+}
+
+/// What an operation may have made before its commit point.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct UndoPlan {
+    /// Deltas that were to become active.
+    pub(crate) overlays: Vec<Overlay>,
+    /// Whether the VM can have written to them (a capture): then they are folded, else just removed.
+    pub(crate) fold: bool,
+    /// A memory image that was being written.
+    pub(crate) image: Option<String>,
+    /// The QEMU process that ran before: it must go on as it was; any other QEMU of this VM was started by the
+    /// operation and must end.
+    pub(crate) qemu: Option<ProcessMark>,
+    /// Whether the guest ran before, and so must run again.
+    pub(crate) guest_ran: bool,
+}
+
+/// A delta that was made to become a disk's active layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Overlay {
+    /// The disk.
+    pub(crate) disk: String,
+    /// The new delta.
+    pub(crate) layer: LayerId,
+    /// What it is a delta to; `None` is the base.
+    pub(crate) parent: Option<LayerId>,
+}
+
+/// A process that can't be mistaken for a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessMark {
+    /// Its pid.
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub(crate) start_ticks: u64,
+}
+
+/// What an operation has decided.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RedoPlan {
+    /// The VM's new record.
+    pub(crate) record: VmRecord,
+    /// Manifests to write.
+    pub(crate) write: Vec<Manifest>,
+    /// Manifests to remove.
+    pub(crate) remove: Vec<SnapshotId>,
+    /// Deltas to remove.
+    pub(crate) remove_layers: Vec<Overlay>,
+    /// Memory images to remove.
+    pub(crate) remove_images: Vec<String>,
+    /// Whether the VM's guest, loaded and waiting, is to run.
+    pub(crate) resume: bool,
+}
+
+impl Journal {
+    /// The journal of an operation that begins now.
+    pub(crate) fn new(operation: &str, started: Timestamp, phase: Phase) -> Self {
+        Self { version: RECORD_VERSION, operation: operation.to_owned(), started, phase }
+    }
+
+    /// Reads the journal of the VM in `folder`, if an operation was under way.
+    pub(crate) fn load(folder: &VmFolder) -> Result<Option<Self>> {
+        read_json(&folder.journal(), RECORD_VERSION)
+    }
+
+    /// Writes the journal, durable when it returns.
+    pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
+        write_json(&folder.journal(), self)
+    }
+
+    /// Removes the journal: the operation is over.
+    pub(crate) fn clear(folder: &VmFolder) -> Result<()> {
+        remove_file(&folder.journal())?;
+        sync_parent(&folder.journal())
+    }
+}

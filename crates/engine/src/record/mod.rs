@@ -1,0 +1,8 @@
+//! What is written down: the VM's record, snapshot manifests and the journal, as versioned JSON (docs/format.md).
+
+pub(crate) mod journal;
+pub(crate) mod snapshot;
+pub(crate) mod vm;
+
+/// The newest version of each of these files that this program reads; it writes this one.
+pub(crate) const RECORD_VERSION: u32 = 1;

@@ -1,0 +1,264 @@
+//! Snapshot manifests: one JSON file each, readable by a person, enough to rebuild by hand.
+//!
+//! A manifest is written once all it names is durable and never changes, but for its parent when that is deleted.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ids::{LayerId, SnapshotId, SnapshotName};
+use crate::record::RECORD_VERSION;
+use crate::record::vm::{Hardware, VmRecord};
+use crate::root::VmFolder;
+use crate::root::file::{io_error, read_json, write_json};
+
+/// What a snapshot promises. Ordered by what a restored guest can rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// Memory, devices and disks of one instant.
+    Live,
+    /// Disks of one instant, guest file systems frozen by the guest agent.
+    Filesystem,
+    /// Disks of one instant, guest running.
+    Crash,
+    /// The VM was not running.
+    Off,
+}
+
+impl Grade {
+    /// Whether a snapshot of this grade keeps what `required` promises.
+    ///
+    /// `off` has quiet disks, so it satisfies `crash`; whether the guest was shut down cleanly is not known, so it
+    /// does not satisfy `filesystem`.
+    pub fn satisfies(self, required: Self) -> bool {
+        match required {
+            Self::Live => self == Self::Live,
+            Self::Filesystem => matches!(self, Self::Live | Self::Filesystem),
+            Self::Crash => true,
+            Self::Off => self == Self::Off,
+        }
+    }
+
+    /// The grade's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Filesystem => "filesystem",
+            Self::Crash => "crash",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl std::str::FromStr for Grade {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "live" => Ok(Self::Live),
+            "filesystem" => Ok(Self::Filesystem),
+            "crash" => Ok(Self::Crash),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::usage(format!("'{}' is not a grade", text.escape_debug()))
+                .hint("grades are live, filesystem, crash and off")),
+        }
+    }
+}
+
+/// How the memory was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Migration of the running guest; its instant is at the end.
+    Precopy,
+    /// Background snapshot with write-protected memory; its instant is at the begin.
+    Background,
+    /// The guest stood still for the whole capture.
+    Paused,
+    /// No memory was taken.
+    None,
+}
+
+impl Method {
+    /// The method's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Precopy => "precopy",
+            Self::Background => "background",
+            Self::Paused => "paused",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Why a snapshot exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Origin {
+    /// The user asked for it.
+    User,
+    /// It keeps the disks that a restore abandoned.
+    Undo,
+}
+
+/// A complete snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// The format's version.
+    pub(crate) version: u32,
+    /// The snapshot's id.
+    pub(crate) id: SnapshotId,
+    /// Its name, unique within the VM.
+    pub(crate) name: SnapshotName,
+    /// Why it exists.
+    pub(crate) origin: Origin,
+    /// The snapshot from which the VM's state descended.
+    pub(crate) parent: Option<SnapshotId>,
+    /// When its instant was, as the host's clock has it.
+    pub(crate) created: Timestamp,
+    /// The user's words.
+    pub(crate) message: Option<String>,
+    /// The user's labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// What it promises.
+    pub(crate) grade: Grade,
+    /// How the memory was taken.
+    pub(crate) method: Method,
+    /// How long the guest stood still, STOP to RESUME.
+    pub(crate) pause_ms: f64,
+    /// How long the command took.
+    pub(crate) total_ms: f64,
+    /// Whether the guest was running at the instant (a restore lets it run again).
+    pub(crate) guest_running: bool,
+    /// The machine.
+    pub(crate) hardware: Hardware,
+    /// The frozen layer of each disk.
+    pub(crate) disks: Vec<FrozenDisk>,
+    /// The memory and device state.
+    pub(crate) memory: Option<MemoryRecord>,
+}
+
+/// The content of one disk at the instant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FrozenDisk {
+    /// The disk.
+    pub(crate) name: String,
+    /// The frozen layer that holds the content.
+    pub(crate) layer: LayerId,
+    /// Bytes that layer takes on disk.
+    pub(crate) bytes: u64,
+    /// The layers below it, nearest first, down to the base's location: for people.
+    pub(crate) below: Vec<String>,
+}
+
+/// The memory image in the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MemoryRecord {
+    /// The image's id in the store.
+    pub(crate) image: String,
+    /// All memory of the machine, in bytes.
+    pub(crate) bytes: u64,
+    /// Of these, in pages of zeros.
+    pub(crate) zero_bytes: u64,
+    /// Of these, not stored before.
+    pub(crate) new_bytes: u64,
+    /// What the image takes on disk.
+    pub(crate) stored_bytes: u64,
+}
+
+/// All snapshots of a VM, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshots(pub(crate) Vec<Manifest>);
+
+impl Snapshots {
+    /// Reads all manifests of the VM in `folder`.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the file, where one can't be read.
+    pub(crate) fn load(folder: &VmFolder) -> Result<Self> {
+        let path = folder.snapshots();
+        let cannot = |error| io_error(&format!("cannot read '{}'", path.display()), error);
+        let mut manifests = Vec::new();
+        for entry in fs::read_dir(&path).map_err(cannot)? {
+            let file = entry.map_err(cannot)?.path();
+            if file.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let Some(manifest) = read_json::<Manifest>(&file, RECORD_VERSION)? else { continue };
+            if file.file_stem().and_then(|stem| stem.to_str()) != Some(manifest.id.as_str()) {
+                return Err(Error::damaged(format!(
+                    "'{}' is damaged: it is the manifest of snapshot {}",
+                    file.display(),
+                    manifest.id
+                )));
+            }
+            manifests.push(manifest);
+        }
+        manifests.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(Self(manifests))
+    }
+
+    /// The snapshot of that name.
+    ///
+    /// # Errors
+    /// `NotFound`, naming what there is.
+    pub(crate) fn by_name(&self, vm: &VmRecord, name: &SnapshotName) -> Result<&Manifest> {
+        self.0.iter().find(|manifest| manifest.name == *name).ok_or_else(|| {
+            let known: Vec<_> = self.0.iter().rev().take(5).map(|manifest| manifest.name.as_str()).collect();
+            let hint = if known.is_empty() {
+                format!("VM '{}' has no snapshots", vm.name)
+            } else {
+                format!(
+                    "the newest are: {}; `vmrewind snapshot list {}` shows all",
+                    known.join(", "),
+                    vm.name
+                )
+            };
+            Error::not_found(format!("VM '{}' has no snapshot '{name}'", vm.name)).hint(hint)
+        })
+    }
+
+    /// The snapshot of that id.
+    pub(crate) fn by_id(&self, id: &SnapshotId) -> Option<&Manifest> {
+        self.0.iter().find(|manifest| manifest.id == *id)
+    }
+
+    /// A name that no snapshot has: `PREFIX-N` with the lowest N above those in use.
+    pub(crate) fn free_name(&self, prefix: &str) -> Result<SnapshotName> {
+        let last = self
+            .0
+            .iter()
+            .filter_map(|manifest| {
+                manifest.name.as_str().strip_prefix(prefix)?.strip_prefix('-')?.parse::<u64>().ok()
+            })
+            .max()
+            .unwrap_or(0);
+        format!("{prefix}-{}", last.saturating_add(1)).parse()
+    }
+}
+
+impl Manifest {
+    /// Writes the manifest, durable when it returns. All it names must be durable before.
+    pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
+        write_json(&folder.manifest(&self.id), self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Grade::{Crash, Filesystem, Live, Off};
+
+    /// `--require` must never be satisfied by a snapshot that keeps less.
+    #[test]
+    fn a_grade_satisfies_only_what_it_promises() {
+        let kept =
+            |required: super::Grade| [Live, Filesystem, Crash, Off].map(|grade| grade.satisfies(required));
+        assert_eq!(kept(Live), [true, false, false, false]);
+        assert_eq!(kept(Filesystem), [true, true, false, false]);
+        assert_eq!(kept(Crash), [true, true, true, true]);
+        assert_eq!(kept(Off), [false, false, false, true]);
+    }
+}

@@ -1,0 +1,3 @@
+//! Brings a captured machine into a new QEMU that waits for it.
+
+pub(crate) mod feed;

@@ -1,0 +1,203 @@
+//! What the engine shows of VMs and snapshots: plain values whose JSON is the product's contract.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
+use crate::record::vm::VmRecord;
+
+/// A VM, as `vm list` and `vm show` give it.
+#[derive(Debug, Clone, Serialize)]
+pub struct VmView {
+    /// Its name.
+    pub name: String,
+    /// `running`, `paused`, `stopped`, `restoring`, `io-error`, `crashed`, `unresponsive`, or QEMU's word.
+    pub state: String,
+    /// The QEMU process.
+    pub pid: Option<u32>,
+    /// The QMP socket for users.
+    pub qmp: Option<PathBuf>,
+    /// The folder of sockets and logs.
+    pub run: PathBuf,
+    /// For each `{port:N}`, the host port in use.
+    pub ports: BTreeMap<u16, u16>,
+    /// The writable disks.
+    pub disks: Vec<DiskState>,
+    /// How many snapshots there are.
+    pub snapshots: usize,
+    /// The snapshot from which the present state descends directly.
+    pub current: Option<String>,
+    /// When the VM was put under management.
+    pub created: Timestamp,
+    /// The versioned machine type.
+    pub machine: Option<String>,
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// The version of QEMU that the machine was resolved with.
+    pub qemu_version: String,
+    /// The command line as given, placeholders kept.
+    pub command_line: Vec<String>,
+    /// The operation under way, or left by a dead command.
+    pub operation: Option<String>,
+    /// The file of QEMU's output.
+    pub log: PathBuf,
+}
+
+/// A disk of a VM.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiskState {
+    /// Its name.
+    pub name: String,
+    /// The file that the VM writes.
+    pub active: PathBuf,
+    /// All files from the active one down to the base.
+    pub chain: Vec<String>,
+    /// The size the guest sees.
+    pub virtual_bytes: u64,
+    /// What the active layer takes on disk.
+    pub active_bytes: u64,
+}
+
+/// A snapshot, as `snapshot create`, `list` and `show` give it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotView {
+    /// The VM.
+    pub vm: String,
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// The name of the snapshot before it.
+    pub parent: Option<String>,
+    /// The names of those made after it.
+    pub children: Vec<String>,
+    /// When its instant was.
+    pub created: Timestamp,
+    /// The user's words.
+    pub message: Option<String>,
+    /// The user's labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it promises.
+    pub grade: Grade,
+    /// How memory was taken.
+    pub method: Method,
+    /// STOP to RESUME, in milliseconds.
+    pub pause_ms: f64,
+    /// How long the command took, in milliseconds.
+    pub total_ms: f64,
+    /// The frozen layers.
+    pub disks: Vec<SnapshotDisk>,
+    /// The memory image.
+    pub memory: Option<MemoryView>,
+    /// Whether the VM's present state descends from it directly.
+    pub current: bool,
+    /// Whether a restore made it, to keep what was abandoned.
+    pub undo: bool,
+    /// Until when it can't be deleted (RFC 3339), or null.
+    pub locked_until: Option<Timestamp>,
+    /// When it was deleted, or null.
+    pub deleted: Option<Timestamp>,
+    /// The versioned machine type.
+    pub machine: Option<String>,
+    /// The version of QEMU that the machine was resolved with.
+    pub qemu_version: String,
+    /// The hardware configuration that a restore brings back.
+    pub command_line: Vec<String>,
+}
+
+/// A disk of a snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotDisk {
+    /// The disk's name.
+    pub name: String,
+    /// The id of the frozen layer.
+    pub layer: String,
+    /// What that layer takes on disk, in bytes.
+    pub bytes: u64,
+}
+
+/// The memory of a snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemoryView {
+    /// All memory of the machine, in bytes.
+    pub bytes: u64,
+    /// Of these, in pages of zeros.
+    pub zero_bytes: u64,
+    /// Of these, not stored before.
+    pub new_bytes: u64,
+    /// What the image takes on disk.
+    pub stored_bytes: u64,
+}
+
+/// The result of a restore.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreView {
+    /// The VM.
+    pub vm: String,
+    /// The snapshot's name.
+    pub snapshot: String,
+    /// `eager` or `cold`.
+    pub mode: crate::ops::snapshot_restore::RestoreMode,
+    /// From the command's begin to the guest running, in milliseconds; null where it does not run.
+    pub start_ms: Option<f64>,
+    /// The snapshot that keeps the disks as they were, `VM@NAME`, or null where nothing was abandoned.
+    pub undo: Option<String>,
+    /// The VM's state now.
+    pub state: String,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+impl SnapshotView {
+    /// The view of one of `all` snapshots of a VM.
+    pub(crate) fn of(record: &VmRecord, all: &Snapshots, manifest: &Manifest) -> Self {
+        let name_of = |id| all.by_id(id).map(|parent| parent.name.to_string());
+        let children = all.0.iter().filter(|child| child.parent.as_ref() == Some(&manifest.id));
+        Self {
+            vm: record.name.to_string(),
+            name: manifest.name.to_string(),
+            id: manifest.id.to_string(),
+            parent: manifest.parent.as_ref().and_then(name_of),
+            children: children.map(|child| child.name.to_string()).collect(),
+            created: manifest.created,
+            message: manifest.message.clone(),
+            labels: manifest.labels.clone(),
+            grade: manifest.grade,
+            method: manifest.method,
+            pause_ms: manifest.pause_ms,
+            total_ms: manifest.total_ms,
+            disks: manifest
+                .disks
+                .iter()
+                .map(|disk| SnapshotDisk {
+                    name: disk.name.clone(),
+                    layer: disk.layer.to_string(),
+                    bytes: disk.bytes,
+                })
+                .collect(),
+            memory: manifest.memory.as_ref().map(|memory| MemoryView {
+                bytes: memory.bytes,
+                zero_bytes: memory.zero_bytes,
+                new_bytes: memory.new_bytes,
+                stored_bytes: memory.stored_bytes,
+            }),
+            current: record.current.as_ref() == Some(&manifest.id),
+            undo: manifest.origin == Origin::Undo,
+            locked_until: None,
+            deleted: None,
+            machine: machine_of(&manifest.hardware.command_line),
+            qemu_version: manifest.hardware.qemu_version.clone(),
+            command_line: manifest.hardware.command_line.clone(),
+        }
+    }
+}
+
+/// The machine type of a command line.
+pub(crate) fn machine_of(command_line: &[String]) -> Option<String> {
+    vmrewind_qemu::cmdline::CommandLine::parse(command_line).ok()?.machine_type()
+}

@@ -1,0 +1,8 @@
+//! The QEMU process of a VM: found, started, watched, ended.
+
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod run_folder;
+pub(crate) mod session;
+pub(crate) mod spawn;
+pub(crate) mod state;

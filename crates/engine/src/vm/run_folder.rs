@@ -1,0 +1,92 @@
+//! The folder of a VM's sockets and logs.
+//!
+//! A socket's path has at most 107 bytes. Where `ROOT/vms/NAME/run` is too long for the sockets in it, the folder is
+//! made under a short path and `run` is a link to it; the short folder can vanish at a reboot and is made anew.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::ids::VmId;
+use crate::root::VmFolder;
+use crate::root::file::{io_error, make_dir};
+
+/// The longest path a folder can have for sockets in it with names of up to 24 bytes.
+const FOLDER_MAX: usize = 107 - 25;
+
+/// The names of vmrewind's own sockets: QEMU serves one client on each at a time.
+pub(crate) mod socket {
+    /// QMP for users and their tools.
+    pub(crate) const USER: &str = "qmp.sock";
+    /// QMP for the operation that holds the VM.
+    pub(crate) const OPERATION: &str = "vmrewind.sock";
+    /// QMP for the guard of a pause.
+    pub(crate) const GUARD: &str = "guard.sock";
+    /// QMP for short questions, and the proof that QEMU lives.
+    pub(crate) const STATUS: &str = "status.sock";
+    /// Where a captured stream comes from and a restored one goes to.
+    pub(crate) const STREAM: &str = "stream.sock";
+}
+
+/// QEMU's output.
+pub(crate) const QEMU_LOG: &str = "qemu.log";
+
+/// The run folder where it is there, its real path.
+pub(crate) fn existing(folder: &VmFolder) -> Option<PathBuf> {
+    let run = folder.run();
+    match fs::read_link(&run) {
+        Ok(target) => target.is_dir().then_some(target),
+        Err(_) => run.is_dir().then_some(run),
+    }
+}
+
+/// Makes the run folder where it is missing, and gives its real path.
+pub(crate) fn prepare(folder: &VmFolder, id: &VmId) -> Result<PathBuf> {
+    if let Some(path) = existing(folder) {
+        return Ok(path);
+    }
+    let run = folder.run();
+    if run.as_os_str().len() <= FOLDER_MAX {
+        make_dir(&run)?;
+        return Ok(run);
+    }
+    let short = short_folder(id)?;
+    let cannot = |error| io_error(&format!("cannot make run folder '{}'", run.display()), error);
+    let _ = fs::remove_file(&run);
+    symlink(&short, &run).map_err(cannot)?;
+    Ok(short)
+}
+
+/// Makes `/tmp/vmrewind-UID/ID`, refusing a folder that somebody else could have put there.
+fn short_folder(id: &VmId) -> Result<PathBuf> {
+    let uid = rustix::process::getuid().as_raw();
+    let own = PathBuf::from(format!("/tmp/vmrewind-{uid}"));
+    make_private(&own, uid)?;
+    let short = own.join(&id.as_str()[..16]);
+    make_private(&short, uid)?;
+    Ok(short)
+}
+
+fn make_private(path: &Path, uid: u32) -> Result<()> {
+    let cannot = |error| io_error(&format!("cannot make run folder '{}'", path.display()), error);
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(cannot(error)),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(path).map_err(cannot)?;
+    if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::refused(format!("run folder '{}' is not a folder of your own", path.display()))
+        .hint("remove it, or use a root with a shorter path (--root)"))
+}
+
+/// Removes the short folder of a VM that is going away.
+pub(crate) fn remove_short(folder: &VmFolder) {
+    if let Ok(target) = fs::read_link(folder.run())
+        && target.starts_with("/tmp")
+    {
+        let _ = fs::remove_dir_all(target);
+    }
+}

@@ -1,0 +1,209 @@
+//! Starts the QEMU of a VM: the command line made from its template, the process in a session of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
+
+use crate::error::{Context, Error, Result};
+use crate::ids::LayerId;
+use crate::monitor::Monitor;
+use crate::record::vm::{Hardware, VmRecord};
+use crate::root::VmFolder;
+use crate::root::file::{io_error, write_json};
+use crate::vm::process::Process;
+use crate::vm::run_folder::{self, QEMU_LOG, socket};
+use crate::vm::session::own_session;
+
+/// How long a QEMU may take until it answers: large memory backends take their time.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+/// How much of QEMU's output an error shows.
+const LOG_TAIL_LINES: usize = 12;
+
+/// What a QEMU is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The guest boots at once.
+    Boot,
+    /// The guest boots when told to.
+    BootPaused,
+    /// A captured state will come in; the guest runs when told to.
+    Incoming,
+}
+
+/// What is to be started.
+pub(crate) struct Launch<'a> {
+    /// The VM's folder.
+    pub(crate) folder: &'a VmFolder,
+    /// The VM.
+    pub(crate) record: &'a VmRecord,
+    /// The hardware: the VM's, or that of a snapshot.
+    pub(crate) hardware: &'a Hardware,
+    /// Each disk's layer to write.
+    pub(crate) layers: &'a BTreeMap<String, LayerId>,
+    /// What for.
+    pub(crate) purpose: Purpose,
+}
+
+/// A QEMU that answers.
+pub(crate) struct Started {
+    /// The process.
+    pub(crate) process: Process,
+    /// The connection for the operation that holds the VM.
+    monitor: Option<Monitor>,
+    child: Option<Child>,
+}
+
+/// Starts QEMU and waits until it answers.
+///
+/// # Errors
+/// `Failed` where it does not start; QEMU's own words are the cause. No process is left then.
+pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
+    let run = run_folder::prepare(launch.folder, &launch.record.id)?;
+    let argv = command_line(launch, &run)?;
+    let log = run.join(QEMU_LOG);
+    let mut child = spawn(&argv, Path::new(&launch.hardware.working_dir), &log)?;
+    match connect(&mut child, &run) {
+        Ok((process, monitor)) => Ok(Started { process, monitor: Some(monitor), child: Some(child) }),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(explain(error, launch.record, &log))
+        }
+    }
+}
+
+impl Started {
+    /// The connection for the operation that holds the VM, until it is given up.
+    pub(crate) fn monitor(&self) -> Result<&Monitor> {
+        self.monitor.as_ref().ok_or_else(|| Error::failed("the connection to QEMU was given up"))
+    }
+
+    /// Gives the connection up, so that another can take its place: QEMU serves one at a time.
+    pub(crate) fn disconnect(&mut self) {
+        self.monitor = None;
+    }
+}
+
+impl Drop for Started {
+    /// The process goes on; a thread takes its exit status, so that no zombie is left while this process lives.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        }
+    }
+}
+
+/// The last lines of QEMU's output.
+pub(crate) fn log_tail(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8192)..]).into_owned();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+}
+
+/// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
+fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
+    let name = &launch.record.name;
+    let bad = || format!("the command line of VM '{name}' can't be used");
+    let template = CommandLine::parse(&launch.hardware.command_line).context(bad)?;
+    let ports = choose_ports(&template.ports_wanted());
+    write_json(&run.join("ports.json"), &ports)?;
+    let run_text = run.to_str().ok_or_else(|| {
+        Error::failed(format!("the run folder '{}' is not UTF-8", run.display()))
+            .hint("use another root (--root)")
+    })?;
+    let values = Placeholders { name: name.to_string(), run: run_text.to_owned(), ports };
+    let mut line = template.substitute(&values);
+    for disk in line.disks().context(bad)? {
+        let layer = launch.layers.get(&disk.name).ok_or_else(|| {
+            Error::damaged(format!("disk '{}' of VM '{name}' has no layer in its record", disk.name))
+        })?;
+        let path = launch.folder.layer(&disk.name, layer);
+        let path =
+            path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
+        line.set_disk_file(&disk, path).context(bad)?;
+    }
+    for (id, socket) in [
+        ("vmrewind-user", socket::USER),
+        ("vmrewind-operation", socket::OPERATION),
+        ("vmrewind-guard", socket::GUARD),
+        ("vmrewind-status", socket::STATUS),
+    ] {
+        line.add_qmp_socket(id, &format!("{run_text}/{socket}"));
+    }
+    match launch.purpose {
+        Purpose::Boot => {}
+        Purpose::BootPaused => line.add_start_paused(),
+        Purpose::Incoming => {
+            line.add_incoming_defer();
+            line.add_start_paused();
+        }
+    }
+    Ok(line.to_argv())
+}
+
+/// For each wanted port that port if it is free, else one that is.
+fn choose_ports(wanted: &[u16]) -> BTreeMap<u16, u16> {
+    let free = |port: u16| {
+        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
+        listener.local_addr().ok().map(|address| address.port())
+    };
+    wanted.iter().filter_map(|port| Some((*port, free(*port).or_else(|| free(0))?))).collect()
+}
+
+/// The ports that the running QEMU was given.
+pub(crate) fn ports_in_use(run: &Path) -> BTreeMap<u16, u16> {
+    fs::read(run.join("ports.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+fn spawn(argv: &[String], working_dir: &Path, log: &Path) -> Result<Child> {
+    let _ = fs::rename(log, log.with_extension("log.1"));
+    let cannot = |error| io_error(&format!("cannot write QEMU's log '{}'", log.display()), error);
+    let output = File::create(log).map_err(cannot)?;
+    let errors = output.try_clone().map_err(cannot)?;
+    let (program, arguments) =
+        argv.split_first().ok_or_else(|| Error::failed("the VM's command line is empty"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
+    if working_dir.is_dir() {
+        command.current_dir(working_dir);
+    }
+    own_session(&mut command).spawn().map_err(|error| {
+        Error::failed(format!("cannot run '{program}'"))
+            .hint("is it installed, and its name in the VM's command line right? `vmrewind vm show` prints that")
+            .because(error)
+    })
+}
+
+fn connect(child: &mut Child, run: &Path) -> Result<(Process, Monitor)> {
+    let monitor = Monitor::connect_waiting(run, socket::OPERATION, START_PATIENCE, || {
+        matches!(child.try_wait(), Ok(None))
+    })?;
+    let process = Process::open(child.id(), run.to_owned())?;
+    let process = process.ok_or_else(|| Error::failed("QEMU ended right after it started"))?;
+    Ok((process, monitor))
+}
+
+fn explain(error: Error, record: &VmRecord, log: &Path) -> Error {
+    let words = log_tail(log);
+    let mut told = Error::new(error.kind(), format!("QEMU did not start VM '{}'", record.name));
+    told = if words.is_empty() {
+        told.because(error)
+    } else {
+        told.because(crate::layers::image_tool::ToolError(words))
+    };
+    told.hint(format!("all of QEMU's output is in '{}'", log.display()))
+}
+
+/// Where a VM's QEMU writes its output.
+pub(crate) fn log_path(run: &Path) -> PathBuf {
+    run.join(QEMU_LOG)
+}

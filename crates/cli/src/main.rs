@@ -1,2 +1,61 @@
-//! Placeholder until the first part lands.
-fn main() {}
+//! The command `vmrewind`: restore points for QEMU virtual machines.
+//!
+//! ```text
+//!  main -> arguments (clap) -> commands/* -> engine
+//!            |                    |-> output/    text for people, one JSON document for programs
+//!            |                    '-> progress   a bar, JSON lines, or nothing
+//!            '-> command_error: exit status and what is printed of a failure
+//! ```
+//! The guard of a pause is the same binary: it is dispatched first, before anything is parsed or opened.
+
+mod arguments;
+mod command_error;
+mod commands;
+mod confirm;
+mod host;
+mod output;
+mod progress;
+mod quantity;
+mod session;
+mod signals;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::arguments::Arguments;
+use crate::command_error::{ErrorPrinter, exit_code};
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == vmrewind_engine::GUARD_COMMAND) {
+        return guard(words.get(2));
+    }
+    match Arguments::parse_words(&words) {
+        Ok(arguments) => run(arguments),
+        Err(problem) => command_error::report_usage(&problem, &words),
+    }
+}
+
+fn run(arguments: Arguments) -> ExitCode {
+    let printer = ErrorPrinter { json: arguments.global.json };
+    let done =
+        Session::start(arguments.global).and_then(|session| commands::run(&session, arguments.command));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            printer.print(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+/// Watches over a pause for another vmrewind; nobody reads what it prints.
+fn guard(run: Option<&OsString>) -> ExitCode {
+    match run.map(|run| vmrewind_engine::watch_pause(Path::new(run))) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(_)) => ExitCode::FAILURE,
+        None => ExitCode::from(2),
+    }
+}

@@ -1,0 +1,27 @@
+//! `vmrewind completions`: the completion script of a shell, for packages.
+
+use std::io::Write;
+
+use clap::Args;
+use clap_complete::Shell;
+
+use crate::arguments::Arguments;
+use crate::command_error::CommandError;
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Prints the script.
+///
+/// # Errors
+/// Where standard output takes no more.
+pub(crate) fn run(arguments: &CompletionsArguments) -> Result<(), CommandError> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Arguments::definition(), "vmrewind", &mut script);
+    Ok(std::io::stdout().lock().write_all(&script)?)
+}

@@ -1,0 +1,35 @@
+//! The commands, one file each: arguments, what the engine is asked, and how the result is shown.
+
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod man;
+pub(crate) mod snapshot;
+pub(crate) mod vm;
+
+use serde::Serialize;
+
+use crate::arguments::Command;
+use crate::command_error::CommandError;
+use crate::session::Session;
+
+/// Carries a command out.
+///
+/// # Errors
+/// Why it failed, or why its result could not be printed.
+pub(crate) fn run(session: &Session, command: Command) -> Result<(), CommandError> {
+    match command {
+        Command::Vm(command) => vm::run(session, command),
+        Command::Snapshot(command) => snapshot::run(session, command),
+        Command::Doctor(arguments) => doctor::run(session, &arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(session, &arguments),
+    }
+}
+
+/// The JSON of a deletion: its plan, and whether it was carried out.
+#[derive(Serialize)]
+struct Deletion<'a, P> {
+    dry_run: bool,
+    #[serde(flatten)]
+    plan: &'a P,
+}

@@ -1,0 +1,68 @@
+//! `vmrewind snapshot delete`: deletes snapshots, after showing what goes.
+
+use clap::Args;
+use vmrewind_engine::{Address, DeletePlan, Error};
+
+use crate::command_error::CommandError;
+use crate::commands::Deletion;
+use crate::confirm::confirm;
+use crate::output::human::{count, size};
+use crate::session::Session;
+
+/// Arguments of `snapshot delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Several snapshots of one VM are deleted all or none. A snapshot whose layers something else still
+reads through is refused.
+
+Examples:
+  vmrewind snapshot delete web@old --dry-run
+  vmrewind snapshot delete web@old web@older
+  vmrewind snapshot delete web@old -y")]
+pub(crate) struct DeleteArguments {
+    /// Addresses of the snapshots
+    #[arg(value_name = "VM@NAME", required = true)]
+    addresses: Vec<String>,
+    /// Show what would be deleted, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Deletes the snapshots.
+///
+/// # Errors
+/// `Refused` where nobody confirms; else as the engine's `snapshot_delete`.
+pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), CommandError> {
+    let addresses: Vec<Address> =
+        arguments.addresses.iter().map(|address| address.parse()).collect::<Result<_, Error>>()?;
+    let engine = session.engine()?;
+    let plan = engine.snapshot_delete_plan(&addresses)?;
+    if arguments.dry_run {
+        session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
+        return Ok(());
+    }
+    if !session.yes {
+        session.output.text(&describe(&plan))?;
+    }
+    confirm(session, &question(&plan))?;
+    let done = engine.snapshot_delete(&addresses)?;
+    session.output.result(&Deletion { dry_run: false, plan: &done }, || {
+        format!("deleted {}, {} freed", done.snapshots.join(", "), size(done.bytes))
+    })?;
+    Ok(())
+}
+
+fn question(plan: &DeletePlan) -> String {
+    format!("Delete {}, freeing {}?", count(plan.snapshots.len(), "snapshot"), size(plan.bytes))
+}
+
+fn describe(plan: &DeletePlan) -> String {
+    let mut lines: Vec<String> =
+        plan.snapshots.iter().map(|snapshot| format!("snapshot {snapshot}")).collect();
+    lines.extend(plan.layers.iter().map(|layer| format!("  layer {layer}")));
+    if plan.images > 0 {
+        lines.push(format!("  {}", count(plan.images, "memory image")));
+    }
+    lines.push(format!("  frees {}", size(plan.bytes)));
+    lines.join("\n")
+}

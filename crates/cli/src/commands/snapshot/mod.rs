@@ -1,0 +1,66 @@
+//! `vmrewind snapshot ...`: restore points of VMs.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod list;
+pub(crate) mod rename;
+pub(crate) mod restore;
+pub(crate) mod show;
+pub(crate) mod verify;
+
+use clap::Subcommand;
+use vmrewind_engine::SnapshotView;
+
+use crate::command_error::CommandError;
+use crate::output::human::{duration_ms, size};
+use crate::session::Session;
+
+/// The verbs of `snapshot`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Create a snapshot of a VM
+    Create(create::CreateArguments),
+    /// List snapshots
+    #[command(visible_alias = "ls")]
+    List(list::ListArguments),
+    /// Show a snapshot
+    Show(show::ShowArguments),
+    /// Bring a VM back to a snapshot
+    Restore(restore::RestoreArguments),
+    /// Delete snapshots
+    #[command(visible_alias = "rm")]
+    Delete(delete::DeleteArguments),
+    /// Give a snapshot another name
+    Rename(rename::RenameArguments),
+    /// Read all of a snapshot and check it
+    Verify(verify::VerifyArguments),
+}
+
+/// Carries out one of them.
+///
+/// # Errors
+/// Why it failed.
+pub(crate) fn run(session: &Session, command: SnapshotCommand) -> Result<(), CommandError> {
+    match command {
+        SnapshotCommand::Create(arguments) => create::run(session, arguments),
+        SnapshotCommand::List(arguments) => list::run(session, &arguments),
+        SnapshotCommand::Show(arguments) => show::run(session, &arguments),
+        SnapshotCommand::Restore(arguments) => restore::run(session, &arguments),
+        SnapshotCommand::Delete(arguments) => delete::run(session, &arguments),
+        SnapshotCommand::Rename(arguments) => rename::run(session, &arguments),
+        SnapshotCommand::Verify(arguments) => verify::run(session, &arguments),
+    }
+}
+
+/// What a snapshot holds, in a few words: `live, precopy, guest paused 6.2 ms, 312 MiB of memory stored`.
+fn summary(view: &SnapshotView) -> String {
+    let mut words = vec![view.grade.as_str().to_owned()];
+    if let Some(memory) = &view.memory {
+        words.push(view.method.as_str().to_owned());
+        words.push(format!("guest paused {}", duration_ms(view.pause_ms)));
+        words.push(format!("{} of memory stored", size(memory.stored_bytes)));
+    } else if view.pause_ms > 0.0 {
+        words.push(format!("guest paused {}", duration_ms(view.pause_ms)));
+    }
+    words.join(", ")
+}

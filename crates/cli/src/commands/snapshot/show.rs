@@ -1,0 +1,64 @@
+//! `vmrewind snapshot show`: everything about one snapshot.
+
+use clap::Args;
+use vmrewind_engine::{Address, SnapshotView};
+
+use crate::command_error::CommandError;
+use crate::output::human::{duration_ms, shell_words, size, time};
+use crate::output::table::pairs;
+use crate::session::Session;
+
+/// Arguments of `snapshot show`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmrewind snapshot show web@before-upgrade
+  vmrewind snapshot show web@before-upgrade --json | jq .memory.stored_bytes")]
+pub(crate) struct ShowArguments {
+    /// Address of the snapshot
+    #[arg(value_name = "VM@NAME")]
+    address: String,
+}
+
+/// Shows the snapshot.
+///
+/// # Errors
+/// As the engine's `snapshot_show`.
+pub(crate) fn run(session: &Session, arguments: &ShowArguments) -> Result<(), CommandError> {
+    let address: Address = arguments.address.parse()?;
+    let view = session.engine()?.snapshot_show(&address)?;
+    session.output.result(&view, || pairs(&lines(&view), session.output.colours()))?;
+    Ok(())
+}
+
+fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
+    let memory = view.memory.as_ref().map(|memory| {
+        let (all, zero) = (size(memory.bytes), size(memory.zero_bytes));
+        format!("{all}, of it {zero} zero; {} stored", size(memory.stored_bytes))
+    });
+    let labels: Vec<String> = view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let disks =
+        view.disks.iter().map(|disk| format!("{}, layer {}, {}", disk.name, disk.layer, size(disk.bytes)));
+    let mut lines = vec![
+        ("snapshot", format!("{}@{}", view.vm, view.name)),
+        ("id", view.id.clone()),
+        ("grade", view.grade.as_str().to_owned()),
+        ("current", if view.current { "yes".into() } else { "no".into() }),
+        ("undo point", if view.undo { "yes".into() } else { String::new() }),
+        ("created", time(view.created)),
+        ("message", view.message.clone().unwrap_or_default()),
+        ("labels", labels.join("\n")),
+        ("parent", view.parent.clone().unwrap_or_default()),
+        ("children", view.children.join(", ")),
+        ("method", view.method.as_str().to_owned()),
+        ("pause", duration_ms(view.pause_ms)),
+        ("took", duration_ms(view.total_ms)),
+        ("memory", memory.unwrap_or_default()),
+        ("disks", disks.collect::<Vec<_>>().join("\n")),
+        ("machine", view.machine.clone().unwrap_or_default()),
+        ("qemu", view.qemu_version.clone()),
+        ("command", shell_words(&view.command_line)),
+    ];
+    lines.retain(|(_, value)| !value.is_empty());
+    lines
+}

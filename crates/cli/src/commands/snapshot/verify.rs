@@ -1,0 +1,33 @@
+//! `vmrewind snapshot verify`: reads all of a snapshot and checks it.
+
+use clap::Args;
+use vmrewind_engine::Address;
+
+use crate::command_error::CommandError;
+use crate::commands::snapshot::summary;
+use crate::session::Session;
+
+/// Arguments of `snapshot verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every byte of the memory image is read and compared with its checksum, the structure of every disk layer
+is checked, and the base images are looked at for changes. Damage is exit status 7.
+
+Examples:
+  vmrewind snapshot verify web@before-upgrade")]
+pub(crate) struct VerifyArguments {
+    /// Address of the snapshot
+    #[arg(value_name = "VM@NAME")]
+    address: String,
+}
+
+/// Verifies the snapshot.
+///
+/// # Errors
+/// As the engine's `snapshot_verify`.
+pub(crate) fn run(session: &Session, arguments: &VerifyArguments) -> Result<(), CommandError> {
+    let address: Address = arguments.address.parse()?;
+    let view = session.engine()?.snapshot_verify(&address)?;
+    session.output.result(&view, || format!("{address}: sound ({})", summary(&view)))?;
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! `vmrewind vm delete`: deletes a VM with its snapshots, after showing what goes.
+
+use clap::Args;
+use vmrewind_engine::{Error, VmDeletePlan};
+
+use crate::command_error::CommandError;
+use crate::commands::Deletion;
+use crate::confirm::confirm;
+use crate::output::human::{count, size};
+use crate::session::Session;
+
+/// Arguments of `vm delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The base images, which were there before vmrewind, are never deleted.
+
+Examples:
+  vmrewind vm delete web --dry-run
+  vmrewind vm delete web
+  vmrewind vm delete web --force -y       stop it where it runs, don't ask")]
+pub(crate) struct DeleteArguments {
+    /// Name of the VM
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Stop the VM at once where it runs
+    #[arg(long)]
+    force: bool,
+    /// Show what would be deleted, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Deletes the VM.
+///
+/// # Errors
+/// `Refused` where it runs or nobody confirms; else as the engine's `vm_delete`.
+pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), CommandError> {
+    let name = arguments.name.parse()?;
+    let engine = session.engine()?;
+    let plan = engine.vm_delete_plan(&name)?;
+    if arguments.dry_run {
+        session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
+        return Ok(());
+    }
+    if plan.running && !arguments.force {
+        // Said before the question: the engine would refuse after it.
+        return Err(Error::refused(format!("VM '{name}' runs"))
+            .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force"))
+            .into());
+    }
+    if !session.yes {
+        session.output.text(&describe(&plan))?;
+    }
+    confirm(session, &question(&plan))?;
+    let done = engine.vm_delete(&name, arguments.force)?;
+    session.output.result(&Deletion { dry_run: false, plan: &done }, || {
+        format!("{}: deleted, {} freed", done.vm, size(done.bytes))
+    })?;
+    Ok(())
+}
+
+fn question(plan: &VmDeletePlan) -> String {
+    let snapshots = match plan.snapshots.len() {
+        0 => String::new(),
+        number => format!(" and its {}", count(number, "snapshot")),
+    };
+    format!("Delete VM '{}'{snapshots}, freeing {}?", plan.vm, size(plan.bytes))
+}
+
+fn describe(plan: &VmDeletePlan) -> String {
+    let mut lines = vec![format!("VM '{}'", plan.vm)];
+    if plan.running {
+        lines.push("  runs, and would be stopped first".into());
+    }
+    if !plan.snapshots.is_empty() {
+        lines.push(format!("  {}: {}", count(plan.snapshots.len(), "snapshot"), plan.snapshots.join(", ")));
+    }
+    lines.push(format!("  frees {}", size(plan.bytes)));
+    lines.extend(plan.kept.iter().map(|base| format!("  keeps {base}")));
+    lines.join("\n")
+}

@@ -1,0 +1,59 @@
+//! `vmrewind vm list`: all VMs, one line each.
+
+use clap::Args;
+use vmrewind_engine::VmView;
+
+use crate::command_error::CommandError;
+use crate::output::human::size;
+use crate::output::table::{Column, table};
+use crate::session::Session;
+
+/// Arguments of `vm list`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmrewind vm list
+  vmrewind vm list --json | jq -r '.[] | select(.state == \"running\") | .name'")]
+pub(crate) struct ListArguments {}
+
+const COLUMNS: [Column; 8] = [
+    ("NAME", false),
+    ("STATE", false),
+    ("PID", true),
+    ("CPUS", true),
+    ("MEMORY", true),
+    ("DISKS", true),
+    ("SNAPSHOTS", true),
+    ("CURRENT", false),
+];
+
+/// Lists all VMs by name.
+///
+/// # Errors
+/// As the engine's `vm_list`.
+pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
+    let views = session.engine()?.vm_list()?;
+    session.output.result(&views, || {
+        if views.is_empty() {
+            return "no VMs; `vmrewind vm create --help` shows how to make one".into();
+        }
+        let rows: Vec<_> = views.iter().map(row).collect();
+        table(&COLUMNS, &rows, session.output.colours())
+    })?;
+    Ok(())
+}
+
+fn row(view: &VmView) -> Vec<String> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let busy = view.operation.as_ref().map(|operation| format!(" ({operation})")).unwrap_or_default();
+    vec![
+        view.name.clone(),
+        format!("{}{busy}", view.state),
+        or_dash(view.pid.map(|pid| pid.to_string())),
+        or_dash(view.cpus.map(|cpus| cpus.to_string())),
+        or_dash(view.memory_bytes.map(size)),
+        view.disks.len().to_string(),
+        view.snapshots.to_string(),
+        or_dash(view.current.clone()),
+    ]
+}

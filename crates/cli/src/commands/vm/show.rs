@@ -1,0 +1,64 @@
+//! `vmrewind vm show`: everything about one VM.
+
+use clap::Args;
+use vmrewind_engine::{DiskState, VmView};
+
+use crate::command_error::CommandError;
+use crate::output::human::{shell_words, size, time};
+use crate::output::table::pairs;
+use crate::session::{Session, shown};
+
+/// Arguments of `vm show`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmrewind vm show web
+  vmrewind vm show web --json | jq -r .qmp        the QMP socket, for your own tools")]
+pub(crate) struct ShowArguments {
+    /// Name of the VM
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Shows the VM.
+///
+/// # Errors
+/// As the engine's `vm_show`.
+pub(crate) fn run(session: &Session, arguments: &ShowArguments) -> Result<(), CommandError> {
+    let name = arguments.name.parse()?;
+    let view = session.engine()?.vm_show(&name)?;
+    session.output.result(&view, || pairs(&lines(&view), session.output.colours()))?;
+    Ok(())
+}
+
+fn lines(view: &VmView) -> Vec<(&'static str, String)> {
+    let pid = view.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let mut lines = vec![
+        ("name", view.name.clone()),
+        ("state", format!("{}{pid}", view.state)),
+        ("operation", view.operation.clone().unwrap_or_default()),
+        ("created", time(view.created)),
+        ("machine", view.machine.clone().unwrap_or_default()),
+        ("qemu", view.qemu_version.clone()),
+        ("memory", view.memory_bytes.map(size).unwrap_or_default()),
+        ("cpus", view.cpus.map(|cpus| cpus.to_string()).unwrap_or_default()),
+        ("snapshots", view.snapshots.to_string()),
+        ("current", view.current.clone().unwrap_or_default()),
+        ("qmp", view.qmp.as_deref().map(shown).unwrap_or_default()),
+        ("run", shown(&view.run)),
+        ("log", shown(&view.log)),
+    ];
+    let ports = view.ports.iter().map(|(wanted, given)| format!("{wanted} at host port {given}"));
+    lines.push(("ports", ports.collect::<Vec<_>>().join("\n")));
+    lines.extend(view.disks.iter().map(|disk| ("disk", disk_lines(disk))));
+    lines.push(("command", shell_words(&view.command_line)));
+    lines.retain(|(_, value)| !value.is_empty());
+    lines
+}
+
+/// The disk's name and sizes, then its files from the active layer down to the base.
+fn disk_lines(disk: &DiskState) -> String {
+    let head =
+        format!("{}, {}, active layer {}", disk.name, size(disk.virtual_bytes), size(disk.active_bytes));
+    [head].into_iter().chain(disk.chain.iter().map(|file| format!("  {file}"))).collect::<Vec<_>>().join("\n")
+}

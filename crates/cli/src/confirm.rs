@@ -1,0 +1,56 @@
+//! Asks before something is destroyed.
+//!
+//! `-y` answers yes. Without a terminal there is nobody to ask: then the command is refused, and nothing is done.
+
+use std::io::{self, IsTerminal, Read, Write};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmrewind_engine::{Error, Result};
+
+use crate::session::Session;
+
+/// How often a waiting question looks whether the user wants to stop.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Asks `question`; returns only when the answer is yes.
+///
+/// # Errors
+/// `Refused` where nobody can be asked, `Failed` where the answer is no, `Interrupted`.
+pub(crate) fn confirm(session: &Session, question: &str) -> Result<()> {
+    if session.yes {
+        return Ok(());
+    }
+    if session.output.is_json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::refused(format!("not done without being confirmed: {question}"))
+            .hint("add -y to confirm, or --dry-run to see what would be done"));
+    }
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let answer = read_line(session)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Error::failed("not confirmed: nothing was done")),
+    }
+}
+
+/// Reads a line from the terminal, waking up for the user's signals.
+fn read_line(session: &Session) -> Result<String> {
+    let cannot = |error: io::Error| Error::failed("cannot read the answer").because(error);
+    let mut stdin = io::stdin().lock();
+    let mut line = Vec::new();
+    loop {
+        session.cancel.check("waiting for an answer")?;
+        let waited = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], Some(&LOOK_EVERY));
+        match waited {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(cannot(error.into())),
+        }
+        // A terminal gives whole lines, and the buffer takes more than one.
+        let mut chunk = [0_u8; 256];
+        let count = stdin.read(&mut chunk).map_err(cannot)?;
+        line.extend_from_slice(&chunk[..count]);
+        if count == 0 || line.contains(&b'\n') {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What every command is given: the global options, the output, and the engine on the root once it is asked for.
+
+use std::path::{Path, PathBuf};
+
+use vmrewind_engine::{Cancel, Engine, Error, Host, Result};
+
+use crate::arguments::GlobalOptions;
+use crate::command_error::CommandError;
+use crate::output::Output;
+use crate::{host, progress, signals};
+
+/// Where root keeps its VMs.
+const SYSTEM_ROOT: &str = "/var/lib/vmrewind";
+
+/// One run of the program.
+pub(crate) struct Session {
+    /// Results go there.
+    pub(crate) output: Output,
+    /// Set when the user wants to stop.
+    pub(crate) cancel: Cancel,
+    /// Whether every question is answered with yes.
+    pub(crate) yes: bool,
+    root: Option<PathBuf>,
+}
+
+impl Session {
+    /// Sets up logging and signals.
+    ///
+    /// # Errors
+    /// `Failed` where the kernel refuses a signal handler.
+    pub(crate) fn start(global: GlobalOptions) -> Result<Self, CommandError> {
+        start_logging(global.verbose);
+        let cancel = Cancel::default();
+        signals::watch(&cancel)?;
+        Ok(Self { output: Output::new(global.json), cancel, yes: global.yes, root: global.root })
+    }
+
+    /// Opens the engine on the root.
+    ///
+    /// # Errors
+    /// What keeps the root from being opened.
+    pub(crate) fn engine(&self) -> Result<Engine> {
+        Engine::open(&self.root()?, self.host()?)
+    }
+
+    /// The root folder: the option or variable, else the user's own.
+    ///
+    /// # Errors
+    /// `Usage` where it was not given and the user has no home folder.
+    pub(crate) fn root(&self) -> Result<PathBuf> {
+        match &self.root {
+            Some(root) if root.as_os_str().is_empty() => {
+                Err(Error::usage("the root's path is empty")
+                    .hint("give a folder with --root or VMREWIND_ROOT"))
+            }
+            Some(root) => Ok(root.clone()),
+            None if rustix::process::geteuid().is_root() => Ok(PathBuf::from(SYSTEM_ROOT)),
+            None => user_root(),
+        }
+    }
+
+    fn host(&self) -> Result<Host> {
+        let helper = std::env::current_exe()
+            .map_err(|error| Error::failed("cannot find the program's own file").because(error))?;
+        Ok(Host {
+            clock: host::clock()?,
+            random: host::random()?,
+            progress: progress::for_output(&self.output),
+            cancel: self.cancel.clone(),
+            helper,
+            steps: None,
+        })
+    }
+}
+
+/// `$XDG_DATA_HOME/vmrewind`, or `~/.local/share/vmrewind` (XDG base directory specification).
+fn user_root() -> Result<PathBuf> {
+    let folder = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("vmrewind")).ok_or_else(|| {
+        Error::usage("cannot tell where your VMs are: neither HOME nor XDG_DATA_HOME is set")
+            .hint("give the folder with --root or VMREWIND_ROOT")
+    })
+}
+
+/// The folder in which the user's relative paths mean something.
+///
+/// # Errors
+/// `Failed` where it was removed.
+pub(crate) fn working_dir() -> Result<PathBuf> {
+    std::env::current_dir()
+        .map_err(|error| Error::failed("cannot tell which folder this is: was it removed?").because(error))
+}
+
+/// A path as JSON and text show it.
+pub(crate) fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn start_logging(verbose: u8) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match verbose {
+        0 => return,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let colours = crate::output::colours_wanted(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let logger = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_timer(tracing_subscriber::fmt::time::uptime())
+        .with_ansi(colours);
+    // A second logger in one process is a mistake of tests only; the first one stays.
+    let _ = logger.try_init();
+}

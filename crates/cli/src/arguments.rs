@@ -43,8 +43,9 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalOptions {
-    /// Folder of all VMs and snapshots [default: /var/lib/vmrewind for root, else ~/.local/share/vmrewind]
-    #[arg(long, global = true, value_name = "DIR", env = "VMREWIND_ROOT", hide_env_values = true)]
+    /// Folder of all VMs and snapshots (or set VMREWIND_ROOT) [default: /var/lib/vmrewind for root, else
+    /// ~/.local/share/vmrewind]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Print one JSON document on standard output
     #[arg(long, global = true)]

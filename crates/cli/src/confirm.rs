@@ -12,11 +12,11 @@ use crate::session::Session;
 /// How often a waiting question looks whether the user wants to stop.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Asks `question`; returns only when the answer is yes.
+/// Shows `plan` and asks `question`; returns only when the answer is yes.
 ///
 /// # Errors
 /// `Refused` where nobody can be asked, `Failed` where the answer is no, `Interrupted`.
-pub(crate) fn confirm(session: &Session, question: &str) -> Result<()> {
+pub(crate) fn confirm(session: &Session, plan: &str, question: &str) -> Result<()> {
     if session.yes {
         return Ok(());
     }
@@ -24,7 +24,7 @@ pub(crate) fn confirm(session: &Session, question: &str) -> Result<()> {
         return Err(Error::refused(format!("not done without being confirmed: {question}"))
             .hint("add -y to confirm, or --dry-run to see what would be done"));
     }
-    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let _ = write!(io::stderr(), "{plan}\n{question} [y/N] ");
     let answer = read_line(session)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),

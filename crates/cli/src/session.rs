@@ -32,7 +32,9 @@ impl Session {
         start_logging(global.verbose);
         let cancel = Cancel::default();
         signals::watch(&cancel)?;
-        Ok(Self { output: Output::new(global.json), cancel, yes: global.yes, root: global.root })
+        // Read here and not by clap, for which a variable would count as an argument that was given.
+        let root = global.root.or_else(|| std::env::var_os("VMREWIND_ROOT").map(PathBuf::from));
+        Ok(Self { output: Output::new(global.json), cancel, yes: global.yes, root })
     }
 
     /// Opens the engine on the root.

@@ -41,14 +41,6 @@ impl Output {
         let printed = if self.json { serde_json::to_string_pretty(value)? } else { text() };
         print(printed.trim_end_matches('\n'))
     }
-
-    /// Prints text ahead of a result; nothing where a program reads.
-    ///
-    /// # Errors
-    /// Where standard output takes no more.
-    pub(crate) fn text(&self, text: &str) -> io::Result<()> {
-        if self.json { Ok(()) } else { print(text) }
-    }
 }
 
 /// Writes to standard output without the panic of `println!` on a closed pipe.

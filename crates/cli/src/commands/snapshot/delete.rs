@@ -41,10 +41,7 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
         session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
         return Ok(());
     }
-    if !session.yes {
-        session.output.text(&describe(&plan))?;
-    }
-    confirm(session, &question(&plan))?;
+    confirm(session, &describe(&plan), &question(&plan))?;
     let done = engine.snapshot_delete(&addresses)?;
     session.output.result(&Deletion { dry_run: false, plan: &done }, || {
         format!("deleted {}, {} freed", done.snapshots.join(", "), size(done.bytes))

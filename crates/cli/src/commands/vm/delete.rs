@@ -48,10 +48,7 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
             .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force"))
             .into());
     }
-    if !session.yes {
-        session.output.text(&describe(&plan))?;
-    }
-    confirm(session, &question(&plan))?;
+    confirm(session, &describe(&plan), &question(&plan))?;
     let done = engine.vm_delete(&name, arguments.force)?;
     session.output.result(&Deletion { dry_run: false, plan: &done }, || {
         format!("{}: deleted, {} freed", done.vm, size(done.bytes))

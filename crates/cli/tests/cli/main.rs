@@ -1,0 +1,15 @@
+//! The command line as a user meets it: help, results, refusals and exit statuses of the built binary.
+//!
+//! Hermetic: each test has a root of its own, a fixed clock, seeded ids and an emptied environment. QEMU is real; no
+//! guest is booted here (that is what the lifecycle tests do).
+
+mod bad_images;
+mod bad_input;
+mod console;
+mod help;
+mod json;
+mod sandbox;
+mod signals;
+mod snapshots_of_stopped;
+mod streams;
+mod terminal;

@@ -1,0 +1,105 @@
+//! Guards what happens only on a terminal: questions, raw mode. `script` (util-linux) makes the terminal.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use crate::console::SERIAL;
+use crate::sandbox::Sandbox;
+
+/// A shell line that runs on a terminal.
+struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    screen: ChildStdout,
+    seen: String,
+}
+
+impl Terminal {
+    /// Runs a shell line in which `vmrewind` is the binary.
+    fn run(sandbox: &Sandbox, line: &str) -> Self {
+        let mut command = sandbox.prepared(Path::new("script"));
+        let line = line.replace("vmrewind", env!("CARGO_BIN_EXE_vmrewind"));
+        command.args(["-qefc", &line, "/dev/null"]).env("SHELL", "/bin/sh");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let (keys, screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, keys, screen, seen: String::new() }
+    }
+
+    fn wait_for(&mut self, words: &str) {
+        while !self.seen.contains(words) {
+            let mut bytes = [0; 256];
+            let count = self.screen.read(&mut bytes).unwrap();
+            assert!(count > 0, "{words:?} is not in {:?}", self.seen);
+            self.seen += &String::from_utf8_lossy(&bytes[..count]);
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Everything that was on the screen, and the exit status.
+    fn end(mut self) -> (String, Option<i32>) {
+        let mut rest = Vec::new();
+        self.screen.read_to_end(&mut rest).unwrap();
+        self.seen += &String::from_utf8_lossy(&rest);
+        (self.seen, self.child.wait().unwrap().code())
+    }
+}
+
+/// Only a yes deletes.
+#[test]
+fn questions() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    for (answer, status, left) in [("n\n", 1, 1), ("\n", 1, 1), ("yes\n", 0, 0)] {
+        let mut terminal = Terminal::run(&sandbox, "vmrewind vm delete web");
+        terminal.wait_for("? [y/N] ");
+        terminal.press(answer);
+        let (screen, code) = terminal.end();
+        assert_eq!(code, Some(status), "{screen}");
+        assert!(screen.contains("keeps "), "the plan is not shown: {screen}");
+        assert_eq!(sandbox.json(&["vm", "list"]).as_array().unwrap().len(), left);
+    }
+}
+
+/// Ctrl-C at a question is an interruption, and nothing is done.
+#[test]
+fn interrupted_question() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    let mut terminal = Terminal::run(&sandbox, "exec vmrewind vm delete web");
+    terminal.wait_for("? [y/N] ");
+    terminal.press("\u{3}");
+    let (screen, code) = terminal.end();
+    assert_eq!(code, Some(130), "{screen}");
+    assert_eq!(sandbox.json(&["vm", "list"]).as_array().unwrap().len(), 1);
+}
+
+/// Ctrl-] detaches, and the terminal is what it was: it echoes, and Ctrl-C works.
+#[test]
+fn console_restores_the_terminal() {
+    let sandbox = Sandbox::new();
+    sandbox.vm_with("web", SERIAL);
+    sandbox.ok(&["vm", "start", "web"]);
+    let mut terminal = Terminal::run(&sandbox, "vmrewind vm console web; echo status=$?; stty -a");
+    terminal.wait_for("Ctrl-] detaches");
+    terminal.press("\u{1d}");
+    let (screen, _) = terminal.end();
+    assert!(screen.contains("detached") && screen.contains("status=0"), "{screen}");
+    assert!(screen.contains(" icanon") && screen.contains(" echo "), "{screen}");
+}
+
+/// Titles are bold on a terminal, but not where NO_COLOR asks for none.
+#[test]
+fn colours() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    let (screen, _) = Terminal::run(&sandbox, "vmrewind vm list").end();
+    assert!(screen.contains("\u{1b}[1m"), "{screen:?}");
+    let (screen, _) = Terminal::run(&sandbox, "NO_COLOR=1 vmrewind vm list").end();
+    assert!(!screen.contains('\u{1b}'), "{screen:?}");
+}

@@ -27,7 +27,7 @@ Examples:
   vmrewind snapshot restore web@before-upgrade
   vmrewind snapshot list web --tree
 
-Exit status: 0 done; 1 failed, nothing changed; 2 usage; 3 partly done; 4 no such VM or snapshot;
+Exit status: 0 done; 1 failed, nothing changed; 2 usage; 3 partly done; 4 no such VM or snapshot; \
 5 refused; 6 busy; 7 damaged data found; 130 interrupted."
 )]
 pub(crate) struct Arguments {

@@ -75,7 +75,7 @@ fn vm_and_snapshot_views() {
         ("vm", json!("web")),
         ("name", json!("one")),
         ("parent", Value::Null),
-        ("created", json!("2026-01-02T03:04:05Z")),
+        ("created", json!("2026-01-02T03:04:05Z")), // The sandbox's fourth run.
         ("grade", json!("off")),
         ("method", json!("none")),
         ("memory", Value::Null),

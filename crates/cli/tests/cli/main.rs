@@ -3,6 +3,8 @@
 //! Hermetic: each test has a root of its own, a fixed clock, seeded ids and an emptied environment. QEMU is real; no
 //! guest is booted here (that is what the lifecycle tests do).
 
+#![allow(clippy::unwrap_used, reason = "a failed helper fails its test")]
+
 mod bad_images;
 mod bad_input;
 mod console;

@@ -55,7 +55,7 @@ impl Sandbox {
             .env("TERM", "xterm")
             .env("COLUMNS", "100")
             .env("VMREWIND_ROOT", self.root())
-            .env("VMREWIND_TEST_CLOCK", "2026-01-02T03:04:05Z")
+            .env("VMREWIND_TEST_CLOCK", format!("2026-01-02T03:{:02}:05Z", self.runs.get()))
             .env("VMREWIND_TEST_SEED", format!("run {}", self.runs.get()))
             .current_dir(self.folder())
             .stdin(Stdio::null());

@@ -4,7 +4,8 @@ use insta::Settings;
 
 use crate::sandbox::Sandbox;
 
-/// Figures and paths that differ from run to run; runs of spaces, since columns are as wide as the figures.
+/// Figures and paths that differ from run to run; runs of spaces, since columns are as wide
+/// as the figures.
 fn settings(sandbox: &Sandbox) -> Settings {
     let mut settings = Settings::clone_current();
     settings.add_filter(&sandbox.path(""), "[FOLDER]/");
@@ -13,7 +14,7 @@ fn settings(sandbox: &Sandbox) -> Settings {
     settings.add_filter(r"\b[0-9a-f]{16}\b", "[ID]");
     settings.add_filter(r"pc-i440fx-[0-9.]+", "[MACHINE]");
     settings.add_filter(r"\b\d+\.\d+\.\d+\b", "[VERSION]");
-    settings.add_filter(r" {3,}", "  ");
+    settings.add_filter(r"(\S) {2,}", "$1  ");
     settings
 }
 

@@ -17,8 +17,8 @@ use crate::session::Session;
 /// Arguments of `snapshot create`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A running VM is recorded with its memory (grade live) and runs on; one that does not run is recorded with
-its disks (grade off).
+A running VM is recorded with its memory (grade live) and runs on; one that does not run is recorded \
+with its disks (grade off).
 
 Examples:
   vmrewind snapshot create web

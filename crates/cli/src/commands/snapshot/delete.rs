@@ -12,7 +12,7 @@ use crate::session::Session;
 /// Arguments of `snapshot delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Several snapshots of one VM are deleted all or none. A snapshot whose layers something else still
+Several snapshots of one VM are deleted all or none. A snapshot whose layers something else still \
 reads through is refused.
 
 Examples:

@@ -10,7 +10,7 @@ use crate::session::Session;
 /// Arguments of `snapshot restore`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The disks as they are now are kept as an undo point (`vmrewind snapshot list VM --all`), unless
+The disks as they are now are kept as an undo point (`vmrewind snapshot list VM --all`), unless \
 --discard-current is given. A running VM is ended first; its guest is not asked.
 
 Examples:

@@ -51,7 +51,7 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
         ("parent", view.parent.clone().unwrap_or_default()),
         ("children", view.children.join(", ")),
         ("method", view.method.as_str().to_owned()),
-        ("pause", duration_ms(view.pause_ms)),
+        ("pause", if view.pause_ms > 0.0 { duration_ms(view.pause_ms) } else { String::new() }),
         ("took", duration_ms(view.total_ms)),
         ("memory", memory.unwrap_or_default()),
         ("disks", disks.collect::<Vec<_>>().join("\n")),

@@ -10,7 +10,7 @@ use crate::session::Session;
 /// Arguments of `snapshot verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every byte of the memory image is read and compared with its checksum, the structure of every disk layer
+Every byte of the memory image is read and compared with its checksum, the structure of every disk layer \
 is checked, and the base images are looked at for changes. Damage is exit status 7.
 
 Examples:

@@ -11,21 +11,21 @@ use crate::quantity::parse_size;
 use crate::session::{Session, working_dir};
 
 /// Arguments of `vm create`.
-///
-/// Everything after `--` is the QEMU command line; it is kept word for word. Its disk images become base images: they
-/// are never written again, the VM writes to delta files.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "vmrewind vm create NAME [--trust-backing] -- qemu-system-x86_64 ...\n       \
                       vmrewind vm create NAME --disk FILE [--disk FILE]... [--memory SIZE] [--cpus N] [OPTIONS]",
     after_help = "\
-In a QEMU command line {name}, {run} and {port:N} stand for the VM's name, its folder for sockets and
+A QEMU command line is kept word for word. The disk images become base images: nothing writes them \
+any more, the VM writes to delta files.
+
+In a QEMU command line {name}, {run} and {port:N} stand for the VM's name, its folder for sockets and \
 logs, and port N (or a free one where N is taken); they are replaced at each start.
 
 Examples:
   vmrewind vm create web -- qemu-system-x86_64 -M q35 -m 2G -drive file=web.qcow2,if=virtio
   vmrewind vm create web --disk web.qcow2 --memory 2G --cpus 2 --uefi
-  vmrewind vm create db --disk system.qcow2 --disk data.raw --memory 8G --net bridge=br0 --vnc 127.0.0.1:1"
+  vmrewind vm create db --disk system.qcow2 --disk data.raw --net bridge=br0 --vnc 127.0.0.1:1"
 )]
 pub(crate) struct CreateArguments {
     /// Name of the VM: letters, digits, '.', '_' and '-'

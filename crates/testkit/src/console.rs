@@ -73,6 +73,11 @@ impl Console {
         Mark(self.shared.lock().lines.len())
     }
 
+    /// The position before the first line that came at `instant` or later.
+    pub fn mark_at(&self, instant: Instant) -> Mark {
+        Mark(self.shared.lock().lines.partition_point(|(at, _)| *at < instant))
+    }
+
     /// Waits for a line after `since` of which `matcher` makes something, and returns that.
     ///
     /// Fails with [`Error::Timeout`], saying `what` was waited for and what came instead.

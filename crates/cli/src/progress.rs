@@ -106,9 +106,8 @@ enum Line<'a> {
 impl Progress for JsonLines {
     fn step(&self, step: Step<'_>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let complete = step.done_bytes >= step.total_bytes;
         let soon = last.as_ref().is_some_and(|(what, at)| what == step.what && at.elapsed() < LINE_EVERY);
-        if soon && !complete {
+        if soon {
             return;
         }
         *last = Some((step.what.to_owned(), Instant::now()));

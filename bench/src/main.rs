@@ -1,2 +1,129 @@
-//! Placeholder until the first part lands.
-fn main() {}
+//! Benchmarks: vmrewind beside what people would use instead, on the same guest in the same run, given as ratios.
+//!
+//! ```text
+//!  main -> scenarios/*            set guests up, measure in rounds, judge the figures
+//!            |-> program          the command `vmrewind`, as a user runs it: never the engine's internals
+//!            |-> stats            median, least, most
+//!            '-> report           tables, the machine, bench/RESULTS.md
+//! ```
+//! A figure that misses what is expected of it is printed as missed; the exit status tells only whether measuring
+//! worked.
+
+// A program for developers, whose output is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod machine;
+mod outcome;
+mod program;
+mod report;
+mod scenarios;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::machine::Machine;
+use crate::outcome::{Outcome, context};
+use crate::program::built_program;
+use crate::report::results_file;
+use crate::scenarios::capture;
+
+/// Measures vmrewind beside QEMU's own ways.
+#[derive(Parser)]
+#[command(bin_name = "x bench")]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// How long a running guest stands still for a snapshot with memory, and how long the snapshot takes.
+    Capture {
+        #[command(flatten)]
+        options: capture::Options,
+        #[command(flatten)]
+        stage: Stage,
+    },
+}
+
+/// What all scenarios take.
+#[derive(Args)]
+struct Stage {
+    /// Folder on the file system to measure on [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The program to measure [default: a release build of this tree]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Write all samples to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the result to bench/RESULTS.md
+    #[arg(long, requires = "date")]
+    record: bool,
+    /// Today's date, for the record
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().scenario) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {}", outcome::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(scenario: Scenario) -> Outcome {
+    match scenario {
+        Scenario::Capture { options, stage } => measure_capture(&options, &stage),
+    }
+}
+
+fn measure_capture(options: &capture::Options, stage: &Stage) -> Outcome {
+    let program = stage.program.clone().map_or_else(built_program, Ok)?;
+    let dir = stage.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let machine = Machine::look(&dir)?;
+    println!("{machine}\n");
+    let results = capture::run(options, &program, &dir)?;
+    if let Some(file) = &stage.json {
+        let document =
+            json!({ "scenario": "capture", "date": stage.date, "machine": machine, "sizes": results });
+        std::fs::write(file, format!("{document:#}\n"))
+            .map_err(context(|| format!("cannot write '{}'", file.display())))?;
+    }
+    if let (true, Some(date)) = (stage.record, &stage.date) {
+        let section = report::Section {
+            title: "capture",
+            date,
+            command: format!("./x bench {}", report::arguments_as_typed(std::env::args().skip(1))),
+            machine: machine.to_string(),
+            body: capture::markdown(&results),
+        };
+        println!("recorded in {}", results_file::record(&section)?.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Guards the options against contradictions that clap finds only when they are used.
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("x capture --sizes 256,512 --rounds 1").is_ok());
+        assert!(parse("x capture --record").is_err(), "a record without a date");
+        assert!(parse("x capture --rounds 0").is_err());
+        assert!(parse("x capture --sizes 64").is_err(), "no guest boots in so little");
+    }
+}

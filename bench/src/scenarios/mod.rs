@@ -1,0 +1,3 @@
+//! What is measured: one folder per scenario, with its contestants, its samples and its expectations.
+
+pub(crate) mod capture;

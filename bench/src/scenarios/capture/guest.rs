@@ -1,11 +1,13 @@
 //! A guest that is measured: its console and a QMP connection that only watches.
 
+use std::error::Error;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{Cont, MigrationStatus, QueryStatus, RunState, Stop};
-use vmrewind_qemu::qmp::{Client, Event, EventCursor, EventTime};
+use vmrewind_qemu::qmp::{Client, Event, EventCursor, EventTime, QmpError};
 use vmrewind_testkit::console::{Console, Mark};
 
 use super::sample::{Moment, Seen, milliseconds};
@@ -15,6 +17,8 @@ use crate::outcome::{Outcome, context};
 const BOOT: Duration = Duration::from_secs(600);
 /// For answers of guest and QEMU: QEMU's main loop stands still for as long as `snapshot-save` takes.
 pub(super) const ANSWER: Duration = Duration::from_secs(600);
+/// How long the watcher of events may take to notice that a turn is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a guest ticks before it is measured.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -40,24 +44,33 @@ impl Guest {
         Ok(())
     }
 
-    /// Does `work` on the guest and tells what was to be seen of it; the guest runs for it, and rests afterwards.
-    pub(crate) fn observe<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<(T, Seen)> {
+    /// Does `work` on the guest, giving it the time at which it begins, and tells what was to be seen meanwhile.
+    ///
+    /// The guest runs for it, and rests afterwards.
+    pub(crate) fn observe<T>(&self, work: impl FnOnce(Instant) -> Outcome<T>) -> Outcome<(T, Seen)> {
         self.qmp.execute(&Cont, ANSWER)?;
         self.tick_for(SETTLE)?;
-        let events = self.qmp.events();
+        let mut events = self.qmp.events();
         let since = self.console.mark();
         self.console.wait_tick(since, ANSWER)?;
-        let begun = Instant::now();
-        let made = work()?;
-        let done = begun.elapsed();
-        // An answer comes after all events before it, so the cursor has them all.
-        let state = self.qmp.execute(&QueryStatus, ANSWER)?.status;
-        if state != RunState::Running {
-            return Err(format!("the guest doesn't run afterwards, it is {state:?}").into());
-        }
+        let over = AtomicBool::new(false);
+        let (made, events) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| stamp(&mut events, &over));
+            let made = work(Instant::now());
+            // An answer comes after all events before it: the watcher is told when it can have them all.
+            let state = self.qmp.execute(&QueryStatus, ANSWER);
+            over.store(true, Ordering::SeqCst);
+            let events = watcher.join().map_err(|_| "the watcher failed")?;
+            let (made, state) = (made?, state?.status);
+            if state != RunState::Running {
+                return Err(format!("the guest doesn't run afterwards, it is {state:?}").into());
+            }
+            Ok::<_, Box<dyn Error>>((made, events?))
+        })?;
         self.console.wait_tick(self.console.mark(), ANSWER)?;
         let gap = self.console.max_gap(since);
-        let seen = seen(drain(events)?, gap, done)?;
+        let ticks: Vec<Instant> = self.console.ticks().into_iter().map(|(at, _)| at).collect();
+        let seen = seen(&events, &ticks, gap)?;
         self.rest()?;
         Ok((made, seen))
     }
@@ -81,35 +94,57 @@ impl Guest {
     }
 }
 
-fn drain(mut events: EventCursor) -> Outcome<Vec<Event>> {
-    let mut drained = Vec::new();
-    while let Some(event) = events.try_next()? {
-        drained.push(event);
+/// An event, and when it came here: the clock that the guest's ticks are stamped by.
+type Stamped = (Instant, Event);
+
+/// Stamps events as they come, until `over` and all are there.
+fn stamp(events: &mut EventCursor, over: &AtomicBool) -> Result<Vec<Stamped>, QmpError> {
+    let mut stamped = Vec::new();
+    loop {
+        let last = over.load(Ordering::SeqCst);
+        while let Some(event) = events.try_next()? {
+            stamped.push((Instant::now(), event));
+        }
+        if last {
+            return Ok(stamped);
+        }
+        match events.wait_next(LOOK_EVERY) {
+            Ok(event) => stamped.push((Instant::now(), event)),
+            Err(QmpError::Deadline { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(drained)
 }
 
-/// Finds the pauses among the events of one turn.
-fn seen(events: Vec<Event>, gap: Duration, done: Duration) -> Outcome<Seen> {
-    let mut pause_ms = 0.0;
-    let mut stopped: Option<EventTime> = None;
+/// Finds the pauses among the events of one turn, and what they were for the guest.
+fn seen(events: &[Stamped], ticks: &[Instant], gap: Duration) -> Outcome<Seen> {
+    let (mut pause_ms, mut pause_gap) = (0.0, Duration::ZERO);
+    let mut stopped: Option<(Instant, EventTime)> = None;
     let mut moments = Vec::new();
-    for event in events {
+    for (came, event) in events {
         if event.name == "STOP" {
-            (stopped, moments) = (Some(event.timestamp), Vec::new());
+            (stopped, moments) = (Some((*came, event.timestamp)), Vec::new());
         }
-        let Some(start) = stopped else { continue };
+        let Some((stop_came, start)) = stopped else { continue };
         let since = event.timestamp.duration_since(&start).ok_or("the clock was set back within a pause")?;
-        moments.push(Moment { what: name(&event), at_ms: milliseconds(since) });
+        moments.push(Moment { what: name(event), at_ms: milliseconds(since) });
         if event.name == "RESUME" {
             pause_ms += milliseconds(since);
+            pause_gap = pause_gap.max(gap_at(ticks, stop_came, *came));
             stopped = None;
         }
     }
     if moments.last().is_none_or(|moment| moment.what != "RESUME") {
         return Err("QEMU did not tell that the guest stopped and went on".into());
     }
-    Ok(Seen { pause_ms, gap_ms: milliseconds(gap), done_ms: milliseconds(done), moments })
+    let (pause_gap_ms, gap_ms) = (milliseconds(pause_gap), milliseconds(gap));
+    Ok(Seen { pause_ms, pause_gap_ms, gap_ms, moments })
+}
+
+/// The longest time between two ticks of which a part lies between `stop` and `resume`.
+fn gap_at(ticks: &[Instant], stop: Instant, resume: Instant) -> Duration {
+    let gaps = ticks.windows(2).filter(|pair| pair[1] > stop && pair[0] < resume);
+    gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
 /// The migration's state where the event tells one, else the event's name.
@@ -137,8 +172,13 @@ mod tests {
         }
     }
 
+    /// Events that come here a millisecond apart, with a tick before, between the first two, and after all.
     fn seen_in(events: Vec<Event>) -> Outcome<Seen> {
-        seen(events, Duration::from_millis(20), Duration::from_secs(1))
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let events: Vec<_> = (1..).map(at).zip(events).collect();
+        let ticks = [begun, begun + Duration::from_micros(1500), at(40), at(100)];
+        seen(&events, &ticks, Duration::from_millis(60))
     }
 
     /// Guards the figure that all is about: from STOP to RESUME, with what came between and nothing from outside.
@@ -159,7 +199,8 @@ mod tests {
             moments,
             [("STOP", 0.0), ("device", 2.0), ("JOB_STATUS_CHANGE running", 3.0), ("RESUME", 7.5)]
         );
-        assert_eq!((seen.pause_ms, seen.gap_ms, seen.done_ms), (7.5, 20.0, 1000.0));
+        assert_eq!((seen.pause_ms, seen.gap_ms), (7.5, 60.0));
+        assert_eq!(seen.pause_gap_ms, 38.5, "the gap that the pause lies in, not the longest");
     }
 
     /// Guards against flattering: a way that stops the guest twice has paused it for both times.

@@ -5,7 +5,9 @@
 //! the other guest is stopped meanwhile and uses no processor. What counts:
 //!
 //! - **pause**: QEMU's STOP event to its RESUME event, as a third party sees them on a QMP socket; the same for all;
-//! - **longest gap**: the guest's own view, the longest time between two of its ticks from first command to last;
+//! - **guest's gap**: the guest's own view of it, the time between its ticks before and after. It is longer by what
+//!   QEMU does after it has sent RESUME, and by what the guest's processor waits for its turn;
+//! - **longest gap**: the longest time between any two ticks from first command to last;
 //! - **done**: from the first command until the guest runs and the way says that it is done;
 //! - **on disk**: the same until the result would survive a power cut. vmrewind and `snapshot-save` sync by
 //!   themselves; a `migrate` to a file does not, so the file is synced afterwards and the time added.

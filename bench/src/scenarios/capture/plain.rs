@@ -104,7 +104,10 @@ impl PlainGuest {
     fn snapshot_save(&self, way: QemuWay, round: u32) -> Outcome<Sample> {
         self.prepare_migration(way)?;
         let save = json!({ "job-id": "save", "tag": TAG, "vmstate": DISK, "devices": [DISK] });
-        let ((), seen) = self.guest.observe(|| self.job("snapshot-save", "save", &save))?;
+        let (done, seen) = self.guest.observe(|begun| {
+            self.job("snapshot-save", "save", &save)?;
+            Ok(begun.elapsed())
+        })?;
         let bytes = self.state_bytes()?;
         let delete = json!({ "job-id": "delete", "tag": TAG, "devices": [DISK] });
         self.job("snapshot-delete", "delete", &delete)?;
@@ -112,8 +115,9 @@ impl PlainGuest {
         Ok(Sample {
             way: way.name().into(),
             round,
-            on_disk_ms: seen.done_ms,
             seen,
+            done_ms: milliseconds(done),
+            on_disk_ms: milliseconds(done),
             bytes,
             reported_pause_ms: None,
         })
@@ -121,14 +125,23 @@ impl PlainGuest {
 
     fn to_file(&self, way: QemuWay, round: u32) -> Outcome<Sample> {
         self.prepare_migration(way)?;
-        let ((), seen) = self.guest.observe(|| self.stop_and_migrate())?;
-        let begun = Instant::now();
-        let file = std::fs::File::open(&self.file)?;
-        file.sync_all()?;
-        let on_disk_ms = seen.done_ms + milliseconds(begun.elapsed());
-        let bytes = std::os::unix::fs::MetadataExt::blocks(&file.metadata()?) * 512;
+        let ((done, on_disk), seen) = self.guest.observe(|begun| {
+            self.stop_and_migrate()?;
+            let done = begun.elapsed();
+            std::fs::File::open(&self.file)?.sync_all()?;
+            Ok((done, begun.elapsed()))
+        })?;
+        let bytes = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&self.file)?) * 512;
         std::fs::remove_file(&self.file)?;
-        Ok(Sample { way: way.name().into(), round, on_disk_ms, seen, bytes, reported_pause_ms: None })
+        Ok(Sample {
+            way: way.name().into(),
+            round,
+            seen,
+            done_ms: milliseconds(done),
+            on_disk_ms: milliseconds(on_disk),
+            bytes,
+            reported_pause_ms: None,
+        })
     }
 
     fn stop_and_migrate(&self) -> Outcome {

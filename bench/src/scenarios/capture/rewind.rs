@@ -6,7 +6,7 @@ use serde_json::Value;
 use vmrewind_testkit::guest::{GuestOptions, command_line};
 
 use super::guest::Guest;
-use super::sample::{Sample, our_way};
+use super::sample::{Sample, milliseconds, our_way};
 use crate::outcome::{Outcome, context};
 use crate::program::Program;
 
@@ -31,14 +31,18 @@ impl RewindGuest {
     /// Takes a snapshot.
     pub(crate) fn capture(&self, round: u32) -> Outcome<Sample> {
         let name = format!("round-{round}");
-        let (view, seen) = self.guest.observe(|| self.program.run(["snapshot", "create", VM, &name]))?;
+        let ((view, done), seen) = self.guest.observe(|begun| {
+            let view = self.program.run(["snapshot", "create", VM, &name])?;
+            Ok((view, begun.elapsed()))
+        })?;
         let method = view["method"].as_str().ok_or("`snapshot create --json` names no method")?;
         Ok(Sample {
             way: our_way(method),
             round,
-            // The command returns when all is durable: its time includes the program's own start and its syncs.
-            on_disk_ms: seen.done_ms,
             seen,
+            done_ms: milliseconds(done),
+            // The command returns when all is durable: its time includes the program's own start and its syncs.
+            on_disk_ms: milliseconds(done),
             bytes: view["memory"]["stored_bytes"].as_u64().unwrap_or(0),
             reported_pause_ms: view["pause_ms"].as_f64(),
         })

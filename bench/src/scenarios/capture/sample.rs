@@ -14,10 +14,10 @@ const OURS: &str = "vmrewind, ";
 pub(crate) struct Seen {
     /// STOP to RESUME, in milliseconds; the sum, should there be several.
     pub(crate) pause_ms: f64,
-    /// The longest time between two ticks.
+    /// The time between the guest's ticks before and after the pause.
+    pub(crate) pause_gap_ms: f64,
+    /// The longest time between two ticks in the whole turn.
     pub(crate) gap_ms: f64,
-    /// From the first command until the guest ran and the way was done.
-    pub(crate) done_ms: f64,
     /// What QEMU said within the pause, and when after STOP: where the pause went.
     pub(crate) moments: Vec<Moment>,
 }
@@ -41,7 +41,9 @@ pub(crate) struct Sample {
     /// What was seen.
     #[serde(flatten)]
     pub(crate) seen: Seen,
-    /// The time until the result is durable.
+    /// From the first command until the guest ran and the way was done.
+    pub(crate) done_ms: f64,
+    /// The same until the result is durable.
     pub(crate) on_disk_ms: f64,
     /// What the result takes.
     pub(crate) bytes: u64,
@@ -135,8 +137,16 @@ pub(super) mod tests {
             Moment { what: "device".into(), at_ms: pause_ms / 4.0 },
             Moment { what: "RESUME".into(), at_ms: pause_ms },
         ];
-        let seen = Seen { pause_ms, gap_ms: pause_ms + 5.0, done_ms: 100.0, moments };
-        Sample { way: way.into(), round: 1, seen, on_disk_ms: 200.0, bytes: 3 << 20, reported_pause_ms: None }
+        let seen = Seen { pause_ms, pause_gap_ms: pause_ms + 5.0, gap_ms: pause_ms + 9.0, moments };
+        Sample {
+            way: way.into(),
+            round: 1,
+            seen,
+            done_ms: 100.0,
+            on_disk_ms: 200.0,
+            bytes: 3 << 20,
+            reported_pause_ms: None,
+        }
     }
 
     pub(crate) fn result(memory_mib: u32, pauses: &[(&str, f64)]) -> SizeResult {

@@ -12,14 +12,26 @@ const PAUSE_AT_MOST_MS: f64 = 30.0;
 const TIMES_SHORTER: f64 = 20.0;
 const TIMES_SHORTER_FROM_MIB: u32 = 2048;
 
+/// What the tables mean.
+const EXPLANATION: &str = "\
+Milliseconds: median (least - most). Pause: QEMU's STOP event to its RESUME event. Guest's gap: between its ticks (5 ms
+apart) before and after the pause; longest gap: between any two of its ticks, from the first command until the result is
+on disk. Done: the guest runs and the way says that it is done. On disk: the result would survive a power cut; a
+`migrate` to a file is synced for that after the guest runs, the others sync by themselves. It holds the memory only;
+the others keep the disk of the same instant too. Two guests with one command line (q35, one processor, one qcow2 disk)
+and one content of memory (half text, a quarter random, a quarter zero) take turns, one of them always stopped.
+
+";
+
 /// One line on a sample, as it is taken.
 pub(super) fn sample(sample: &Sample) -> String {
-    let Sample { way, seen, on_disk_ms, bytes, .. } = sample;
+    let Sample { way, seen, done_ms, on_disk_ms, bytes, .. } = sample;
     format!(
-        "{way:<32} pause {:>7} ms, longest gap {:>7} ms, done {:>7} ms, on disk {:>7} ms, {} MiB",
+        "{way:<32} pause {:>7} ms, guest's gap {:>7} ms, longest {:>7} ms, done {:>7} ms, on disk {:>7} ms, {} MiB",
         milliseconds(seen.pause_ms),
+        milliseconds(seen.pause_gap_ms),
         milliseconds(seen.gap_ms),
-        milliseconds(seen.done_ms),
+        milliseconds(*done_ms),
         milliseconds(*on_disk_ms),
         bytes >> 20
     )
@@ -27,13 +39,7 @@ pub(super) fn sample(sample: &Sample) -> String {
 
 /// All sizes, as they are recorded.
 pub(crate) fn markdown(results: &[SizeResult]) -> String {
-    let mut text = String::from(
-        "Pause: QEMU's STOP event to RESUME. Longest gap: between two ticks of the guest (5 ms apart), from first \
-         command to\nlast. Done: the guest runs and the command is done. On disk: the result would survive a power cut. \
-         A `migrate` to a\nfile holds the memory only; the other ways keep the disk of the same instant too. Both guests \
-         have one command line\nand one content of memory (half text, a quarter random, a quarter zero), q35, one \
-         processor, one qcow2 disk; while one\nis measured the other stands still. Median (least - most), milliseconds.\n\n",
-    );
+    let mut text = String::from(EXPLANATION);
     for result in results {
         text.push_str(&size(result));
         text.push('\n');
@@ -68,6 +74,7 @@ fn figures(result: &SizeResult) -> Table {
     let mut table = Table::new(&[
         "way",
         "pause",
+        "guest's gap",
         "longest gap",
         "done",
         "on disk",
@@ -82,8 +89,9 @@ fn figures(result: &SizeResult) -> Table {
         table.row(vec![
             way.into(),
             cell(|sample| sample.seen.pause_ms),
+            cell(|sample| sample.seen.pause_gap_ms),
             cell(|sample| sample.seen.gap_ms),
-            cell(|sample| sample.seen.done_ms),
+            cell(|sample| sample.done_ms),
             cell(|sample| sample.on_disk_ms),
             stored.to_string(),
             times,
@@ -187,7 +195,7 @@ mod tests {
             row(start).split('|').map(|cell| cell.trim().to_owned()).collect()
         };
         assert_eq!(cells("| vmrewind")[2..4], ["10.0 (8.0 - 12.0)", "15.0 (13.0 - 17.0)"]);
-        assert_eq!(cells("| QEMU")[7], "40.0");
+        assert_eq!(cells("| QEMU")[8], "40.0");
         assert_eq!(cells("| STOP - device")[2], "2.5 (2.0 - 3.0)");
         assert_eq!(cells("| device - RESUME")[2], "7.5 (6.0 - 9.0)");
         assert!(text.contains("magic: not in this version of QEMU."), "{text}");

@@ -1,14 +1,16 @@
 //! The real clock and randomness, handed to the engine.
 //!
 //! For hermetic tests, `VMREWIND_TEST_CLOCK` (RFC 3339) fixes the time and `VMREWIND_TEST_SEED` the random bytes; two
-//! commands on one root must be given different seeds, or they make the same ids.
+//! commands on one root must be given different seeds, or they make the same ids. `VMREWIND_TEST_STOP_AT` names steps of
+//! operations (comma between them) at which the process stops itself, so that a test can kill it, or QEMU, right there.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use vmrewind_engine::{Clock, Error, Random, Result};
+use rustix::process::{Signal, getpid, kill_process};
+use vmrewind_engine::{Clock, Error, Random, Result, Steps};
 
 /// The clock: the system's, or the fixed one of a test.
 ///
@@ -35,6 +37,23 @@ pub(crate) fn random() -> Result<Arc<dyn Random>> {
     let mut seed = [0_u8; 8];
     fill(&mut seed).map_err(|error| Error::failed("the kernel gives no random bytes").because(error))?;
     Ok(Arc::new(SystemRandom { fallback: SeededRandom(Mutex::new(u64::from_le_bytes(seed))) }))
+}
+
+/// The steps at which a test wants the process to stop itself, if any.
+pub(crate) fn steps() -> Option<Arc<dyn Steps>> {
+    let wanted = std::env::var("VMREWIND_TEST_STOP_AT").ok()?;
+    Some(Arc::new(StopAt(wanted.split(',').map(str::to_owned).collect())))
+}
+
+struct StopAt(Vec<String>);
+
+impl Steps for StopAt {
+    fn reached(&self, step: &'static str) {
+        if self.0.iter().any(|wanted| wanted == step) {
+            // Where it can't be stopped the test that wanted it waits in vain and says so.
+            let _ = kill_process(getpid(), Signal::STOP);
+        }
+    }
 }
 
 struct SystemClock;

@@ -70,7 +70,7 @@ impl Session {
             progress: progress::for_output(&self.output),
             cancel: self.cancel.clone(),
             helper,
-            steps: None,
+            steps: host::steps(),
         })
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use vmrewind_store::{DirStorage, Store};
 
 use crate::capture::receive::store_error;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::VmName;
-use crate::journaled::recover;
+use crate::journaled::Ledger;
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::VmRecord;
@@ -23,12 +23,25 @@ pub struct Engine {
     pub(crate) host: Host,
 }
 
-/// A VM that this process holds for writing, recovered and read.
+/// A VM that this process holds for writing, recovered and read, with its snapshots.
 pub(crate) struct Held {
     pub(crate) folder: VmFolder,
     pub(crate) record: VmRecord,
     pub(crate) snapshots: Snapshots,
     pub(crate) _lock: VmLock,
+}
+
+/// A VM that this process holds for writing, recovered and read. Its snapshots can be damaged.
+pub(crate) struct HeldVm {
+    pub(crate) folder: VmFolder,
+    pub(crate) record: VmRecord,
+    pub(crate) lock: VmLock,
+}
+
+/// A VM that this process holds for writing, as its last operation left it.
+pub(crate) struct Locked {
+    pub(crate) folder: VmFolder,
+    pub(crate) lock: VmLock,
 }
 
 /// A VM as it can be read without holding it.
@@ -60,15 +73,36 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`, `Busy`, `Damaged`, or what went wrong with the recovery.
+    pub(crate) fn hold_vm(&self, name: &VmName) -> Result<HeldVm> {
+        let locked = self.lock(name)?;
+        self.ledger(&locked.folder).recover()?;
+        let record = VmRecord::load(&locked.folder, name)?;
+        Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })
+    }
+
+    /// As [`Engine::hold_vm`], with the VM's snapshots.
     pub(crate) fn hold(&self, name: &VmName) -> Result<Held> {
-        let folder = self.existing(name)?;
-        let lock = VmLock::take(&folder.lock(), name.as_str())?;
-        // It can have been deleted while we waited for the lock.
-        self.existing(name)?;
-        recover(&self.host, &self.store, &folder)?;
-        let record = VmRecord::load(&folder, name)?;
+        let HeldVm { folder, record, lock } = self.hold_vm(name)?;
         let snapshots = Snapshots::load(&folder)?;
         Ok(Held { folder, record, snapshots, _lock: lock })
+    }
+
+    /// Takes a VM for writing as it is, for what must work even where its last operation can't be recovered from.
+    pub(crate) fn lock(&self, name: &VmName) -> Result<Locked> {
+        let folder = self.existing(name)?;
+        let lock = VmLock::take(&folder.lock(), name.as_str())?;
+        // It can have been deleted, and made anew, while we waited for the lock.
+        self.existing(name)?;
+        if !lock.is_of(&folder.lock()) {
+            return Err(Error::new(ErrorKind::Busy, format!("VM '{name}' was just deleted and made anew"))
+                .hint("try again"));
+        }
+        Ok(Locked { folder, lock })
+    }
+
+    /// The journal of the VM in `folder`, whose lock is held.
+    pub(crate) fn ledger<'a>(&'a self, folder: &'a VmFolder) -> Ledger<'a> {
+        Ledger { host: &self.host, store: &self.store, folder }
     }
 
     /// Reads a VM. Finishes or undoes first what a dead command left; beside a living one, reads what is there.
@@ -77,7 +111,7 @@ impl Engine {
         let mut operation = None;
         if let Some(journal) = Journal::load(&folder)? {
             match VmLock::try_take(&folder.lock())? {
-                Some(_lock) => drop(recover(&self.host, &self.store, &folder)?),
+                Some(_lock) => drop(self.ledger(&folder).recover()?),
                 None => operation = Some(journal.operation),
             }
         }

@@ -1,131 +1,242 @@
 //! Carries journaled plans out: undoes what was not committed, finishes what was.
 //!
 //! Both are idempotent and used alike by the operation itself and by the next command after a crash.
+//!
+//! ```text
+//!  undo a capture   let the guest go; new layers that can hold data of the VM stay, as its active layers without a
+//!                   snapshot; the others and the memory image go
+//!  undo a restore   end the QEMU that the restore started; its new layers go
+//!  redo             manifests, record, guest let go, then what is to be removed
+//! ```
+//! A layer that was switched to is kept rather than folded back: that takes no time, space or job in QEMU, and there
+//! is no moment at which it could be unknown which of two layers is newer. The disks' content is the same.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use vmrewind_qemu::qmp::commands::RunState;
 use vmrewind_store::{ImageId, Store};
 
 use crate::capture::receive::store_error;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::layers::fold::{fold_live, fold_stopped};
-use crate::monitor::{Monitor, is_running};
-use crate::record::journal::{Journal, Phase, RedoPlan, UndoPlan};
+use crate::layers::qcow2;
+use crate::monitor::Monitor;
+use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::snapshot::Manifest;
+use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::root::file::{remove_file, sync_dir};
+use crate::root::file::{remove_file, sync_dir, sync_file};
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 
 /// How long a guest may take to be let go.
 const LET_GO_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Finishes or undoes the operation that a dead command left on the VM. Returns what it was, if any.
-pub(crate) fn recover(host: &Host, store: &Store, folder: &VmFolder) -> Result<Option<String>> {
-    let Some(journal) = Journal::load(folder)? else { return Ok(None) };
-    tracing::info!(operation = journal.operation, "recovering");
-    match &journal.phase {
-        Phase::Prepare(plan) => {
-            host.progress.note(&format!("an interrupted '{}' is being undone", journal.operation));
-            undo(host, store, folder, plan)
-        }
-        Phase::Commit(plan) => {
-            host.progress.note(&format!("an interrupted '{}' is being finished", journal.operation));
-            redo(host, store, folder, plan)
-        }
-    }
-    .map_err(|error| {
-        error.while_doing(format!("cannot recover from an interrupted '{}'", journal.operation))
-    })?;
-    Journal::clear(folder)?;
-    Ok(Some(journal.operation))
+/// The journal of one VM and what is needed to carry it out. The VM's lock is held.
+#[derive(Clone, Copy)]
+pub(crate) struct Ledger<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) store: &'a Store,
+    pub(crate) folder: &'a VmFolder,
 }
 
-/// Brings the VM back to how it was before the operation.
-pub(crate) fn undo(host: &Host, store: &Store, folder: &VmFolder, plan: &UndoPlan) -> Result<()> {
-    let process = Process::find(folder)?;
-    let mut live = None;
-    if let Some(process) = process {
-        if plan.fold || plan.qemu == Some(process.mark) {
-            let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
-            if plan.guest_ran {
-                let_guest_go(&monitor)?;
+impl Ledger<'_> {
+    /// Finishes or undoes the operation that a dead command left on the VM. Returns what it was, if any.
+    pub(crate) fn recover(&self) -> Result<Option<String>> {
+        let Some(journal) = Journal::load(self.folder)? else { return Ok(None) };
+        let operation = journal.operation.clone();
+        tracing::info!(operation, "recovering");
+        match &journal.phase {
+            Phase::Prepare(plan) => {
+                self.host.progress.note(&format!("an interrupted '{operation}' is being undone"));
+                self.undo(&operation, plan)
             }
-            host.reached("undo-guest-let-go");
-            live = Some(monitor);
-        } else {
-            process.kill()?;
+            Phase::Commit(plan) => {
+                self.host.progress.note(&format!("an interrupted '{operation}' is being finished"));
+                self.redo(plan).and_then(|()| Journal::clear(self.folder))
+            }
         }
+        .map_err(|error| error.while_doing(format!("cannot recover from an interrupted '{operation}'")))?;
+        Ok(Some(operation))
     }
-    for overlay in &plan.overlays {
-        match (&live, plan.fold) {
-            (Some(monitor), true) => fold_live(monitor, folder, overlay)?,
-            (None, true) => fold_stopped(folder, overlay)?,
-            (_, false) => remove_file(&folder.layer(&overlay.disk, &overlay.layer)).map(drop)?,
+
+    /// Writes that an operation begins, and how it would be undone.
+    pub(crate) fn prepare(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
+        Journal::new(operation, self.host.clock.now(), Phase::Prepare(plan.clone())).save(self.folder)?;
+        self.host.reached("journal-prepared");
+        Ok(())
+    }
+
+    /// Writes a decided operation down (the commit point) and carries it out.
+    ///
+    /// # Errors
+    /// `Partial` where it is decided but not complete; any other where it is not decided.
+    pub(crate) fn commit(&self, operation: &str, plan: RedoPlan) -> Result<()> {
+        let journal = Journal::new(operation, self.host.clock.now(), Phase::Commit(Box::new(plan)));
+        let saved = journal.save(self.folder);
+        if saved.is_err() && !self.is_committed() {
+            return saved;
         }
+        self.host.reached("committed");
+        let Phase::Commit(plan) = &journal.phase else { return saved };
+        saved.and_then(|()| self.redo(plan)).and_then(|()| Journal::clear(self.folder)).map_err(|error| {
+            error
+                .while_doing(format!("'{operation}' is decided but not complete"))
+                .with_kind(ErrorKind::Partial)
+                .hint("the next vmrewind command on this VM completes it")
+        })
     }
-    host.reached("undo-layers-folded");
-    if let Some(image) = &plan.image {
-        remove_image(store, image)?;
-        store.sweep(|_| false).map_err(|error| store_error("cannot tidy the store up", error))?;
+
+    /// Whether the journal says that the operation under way is decided.
+    pub(crate) fn is_committed(&self) -> bool {
+        matches!(Journal::load(self.folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })))
     }
-    Ok(())
+
+    /// Brings the VM back to how it was before an operation that was not decided, and ends the operation.
+    pub(crate) fn undo(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
+        let process = Process::find(self.folder)?;
+        let kept = match (process, plan.cause) {
+            (Some(process), Cause::Capture) => self.keep_switched(&process, plan)?,
+            (None, Cause::Capture) => self.keep_written(plan)?,
+            (Some(process), Cause::Restore) => {
+                if plan.qemu == Some(process.mark) {
+                    if plan.guest_ran {
+                        let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
+                    }
+                } else {
+                    process.kill()?;
+                }
+                Vec::new()
+            }
+            (None, Cause::Restore) => Vec::new(),
+        };
+        self.host.reached("undo-guest-let-go");
+        let mut record = VmRecord::read(self.folder)?;
+        for overlay in &kept {
+            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk)
+                && disk.active != overlay.layer
+            {
+                disk.push_active(overlay.layer.clone(), overlay.parent.clone());
+            }
+        }
+        let dropped = plan.overlays.iter().filter(|overlay| !kept.contains(overlay)).cloned().collect();
+        self.commit(
+            operation,
+            RedoPlan {
+                remove_layers: dropped,
+                remove_images: plan.image.iter().cloned().collect(),
+                ..RedoPlan::of(record)
+            },
+        )
+    }
+
+    /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.
+    fn keep_switched(&self, process: &Process, plan: &UndoPlan) -> Result<Vec<Overlay>> {
+        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+        if plan.guest_ran {
+            let_guest_go(&monitor)?;
+        }
+        let nodes = monitor.nodes()?;
+        let mut kept = Vec::new();
+        for overlay in &plan.overlays {
+            let name = overlay.layer.node_name();
+            match nodes.iter().find(|node| node.node_name.as_deref() == Some(&name)) {
+                // A node that is opened but on top of nothing has no backing file yet.
+                Some(node) if node.backing_file.is_some() => kept.push(overlay.clone()),
+                Some(_) => monitor.remove_node(&name)?,
+                None => {}
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Finds the new layers that a QEMU which is gone can have written to. An empty one says the same as its parent.
+    fn keep_written(&self, plan: &UndoPlan) -> Result<Vec<Overlay>> {
+        let mut kept = Vec::new();
+        for overlay in &plan.overlays {
+            let path = self.folder.layer(&overlay.disk, &overlay.layer);
+            // A file that is not qcow2 was cut off while it was made: nothing was ever written through it.
+            let whole = path.exists() && matches!(qcow2::read_header(&path), Ok(Some(_)));
+            if whole && !qcow2::is_empty(&path)? {
+                kept.push(overlay.clone());
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Carries a decided operation out.
+    fn redo(&self, plan: &RedoPlan) -> Result<()> {
+        for manifest in &plan.write {
+            self.freeze(manifest)?;
+            manifest.save(self.folder)?;
+        }
+        self.host.reached("manifests-written");
+        plan.record.save(self.folder)?;
+        self.host.reached("record-written");
+        if plan.resume
+            && let Some(process) = Process::find(self.folder)?
+        {
+            let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
+            self.host.reached("guest-resumed");
+        }
+        for id in &plan.remove {
+            remove_file(&self.folder.manifest(id))?;
+        }
+        sync_dir(&self.folder.snapshots())?;
+        self.host.reached("manifests-removed");
+        for layer in &plan.remove_layers {
+            remove_file(&self.folder.layer(&layer.disk, &layer.layer))?;
+            sync_dir(&self.folder.disk(&layer.disk))?;
+        }
+        self.host.reached("layers-removed");
+        for image in &plan.remove_images {
+            remove_image(self.store, image)?;
+        }
+        self.store.sweep(|_| false).map_err(|error| store_error("cannot tidy the store up", error))?;
+        Ok(())
+    }
+
+    /// Makes the layers of a new snapshot durable and read-only before the manifest names them.
+    fn freeze(&self, manifest: &Manifest) -> Result<()> {
+        for disk in &manifest.disks {
+            let path = self.folder.layer(&disk.name, &disk.layer);
+            if path.exists() {
+                sync_file(&path)?;
+                // Only a reminder for people and programs: QEMU opens it read-only anyway.
+                let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o400));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Carries a decided operation out.
-pub(crate) fn redo(host: &Host, store: &Store, folder: &VmFolder, plan: &RedoPlan) -> Result<()> {
-    for manifest in &plan.write {
-        manifest.save(folder)?;
-    }
-    host.reached("manifests-written");
-    plan.record.save(folder)?;
-    host.reached("record-written");
-    for id in &plan.remove {
-        remove_file(&folder.manifest(id))?;
-    }
-    sync_dir(&folder.snapshots())?;
-    host.reached("manifests-removed");
-    for layer in &plan.remove_layers {
-        remove_file(&folder.layer(&layer.disk, &layer.layer))?;
-    }
-    for image in &plan.remove_images {
-        remove_image(store, image)?;
-    }
-    host.reached("layers-removed");
-    if plan.resume
-        && let Some(process) = Process::find(folder)?
-    {
-        let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
-    }
-    Ok(())
-}
-
-/// Ends a migration that is under way, and waits until the guest runs.
+/// Ends a migration that is under way, and waits until the guest runs, if it stands still for our sake.
 fn let_guest_go(monitor: &Monitor) -> Result<()> {
     let deadline = Instant::now() + LET_GO_PATIENCE;
     loop {
         let over = monitor.migration()?.status.is_none_or(|status| status.is_over());
-        if !over {
-            monitor.cancel_migration()?;
-        } else if is_running(&monitor.status()?) {
+        if over && !stands_still_for_us(&monitor.status()?) {
             return Ok(());
-        } else if let Err(error) = monitor.cont()
-            && Instant::now() >= deadline
-        {
-            return Err(error);
         }
+        let step = if over { monitor.cont() } else { monitor.cancel_migration() };
         if Instant::now() >= deadline {
-            return Err(Error::failed("QEMU does not let the guest run"));
+            return step.and(Err(Error::failed("QEMU does not let the guest run")));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Removes a memory image and what was written of one.
+/// Whether `cont` is ours to say. A guest that panicked, powered off or met a full disk stands still for itself.
+fn stands_still_for_us(state: &RunState) -> bool {
+    matches!(state, RunState::Paused | RunState::Postmigrate | RunState::FinishMigrate | RunState::Prelaunch)
+}
+
+/// Removes a memory image.
 pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {
     let id = image_id(image)?;
-    let cannot = |error| store_error("cannot remove a memory image", error);
-    store.remove_image(&id).map_err(cannot)
+    store.remove_image(&id).map_err(|error| store_error("cannot remove a memory image", error))
 }
 
 /// The store's form of an image id.

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
-    BlockCommit, BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, JobComplete, JobDismiss,
-    JobStatus, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming, MigrateSetCapabilities,
-    MigrateSetParameters, MigrationInfo, MigrationParameters, MigrationStatus, QueryJobs, QueryMigrate,
-    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, Stop, SystemPowerdown,
-    Transaction,
+    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, Migrate, MigrateCancel, MigrateContinue,
+    MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationParameters,
+    MigrationStatus, QueryMigrate, QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit,
+    RunState, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -44,7 +43,7 @@ impl Monitor {
 
     /// Connects with little patience, for questions whose answer can be "it does not say".
     pub(crate) fn connect_briefly(run: &Path, socket: &str) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), Duration::from_millis(1500)).map_err(qmp_error)?;
+        let client = Client::connect(&run.join(socket), Duration::from_millis(3000)).map_err(qmp_error)?;
         Ok(Self { client })
     }
 
@@ -171,6 +170,13 @@ impl Monitor {
         self.execute(&MigrateSetParameters(parameters)).map(drop)
     }
 
+    /// Changes what a migration under way aims at for the guest's downtime.
+    pub(crate) fn set_downtime_goal(&self, downtime_ms: u64) -> Result<()> {
+        let parameters =
+            MigrationParameters { downtime_limit_ms: Some(downtime_ms), ..MigrationParameters::default() };
+        self.execute(&MigrateSetParameters(parameters)).map(drop)
+    }
+
     /// Starts to send the VM's state to a socket.
     pub(crate) fn migrate(&self, socket: &Path) -> Result<()> {
         self.execute(&Migrate::to_uri(format!("unix:{}", socket.display()))).map(drop)
@@ -218,41 +224,6 @@ impl Monitor {
             Ok(event) => Ok(Some(event)),
             Err(QmpError::Deadline { .. }) => Ok(None),
             Err(error) => Err(qmp_error(error)),
-        }
-    }
-
-    /// Merges the top layer `top` of a device into the layer `into` right below, and makes that the top again.
-    ///
-    /// `into` is never left out: QEMU would take the bottom of the chain, the user's base.
-    pub(crate) fn commit_top(&self, top: &str, into: &str) -> Result<()> {
-        let id = format!("fold-{top}");
-        let job = BlockCommit {
-            job_id: Some(id.clone()),
-            device: top.to_owned(),
-            base_node: Some(into.to_owned()),
-            auto_dismiss: Some(false),
-            ..BlockCommit::default()
-        };
-        self.execute(&job)?;
-        loop {
-            let jobs = self.execute(&QueryJobs)?;
-            let Some(job) = jobs.into_iter().find(|job| job.id == id) else {
-                return Err(Error::failed(format!("QEMU lost the job that merges layer {top}")));
-            };
-            match job.status {
-                JobStatus::Ready => self.execute(&JobComplete { id: id.clone() }).map(drop)?,
-                JobStatus::Concluded => {
-                    self.execute(&JobDismiss { id: id.clone() })?;
-                    return match job.error {
-                        None => Ok(()),
-                        Some(error) => {
-                            Err(Error::failed(format!("QEMU could not merge layer {top}: {error}")))
-                        }
-                    };
-                }
-                _ => {}
-            }
-            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }

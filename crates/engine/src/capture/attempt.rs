@@ -6,7 +6,7 @@ use vmrewind_qemu::cmdline::{Backing, BlockHandle, CommandLine, DiskSpec, Placeh
 use vmrewind_qemu::stream::Limits;
 use vmrewind_store::{ImageWriter, Store, WriteOptions};
 
-use crate::capture::guard::Guard;
+use crate::capture::guard::{Guard, Watch};
 use crate::capture::method::Bounds;
 use crate::capture::receive::store_error;
 use crate::engine::{Engine, Held};
@@ -17,6 +17,7 @@ use crate::journaled::image_id;
 use crate::monitor::{DiskSwitch, Monitor};
 use crate::record::journal::Overlay;
 use crate::record::snapshot::Method;
+use crate::root::VmFolder;
 use crate::vm::process::{Process, resident_bytes};
 use crate::vm::run_folder::socket;
 use crate::vm::spawn;
@@ -31,6 +32,7 @@ pub(crate) struct Attempt<'a> {
     /// By which method.
     pub(crate) method: Method,
     process: &'a Process,
+    folder: &'a VmFolder,
     monitor: Monitor,
     disks: Vec<DiskSwitch>,
     guest_runs: bool,
@@ -41,7 +43,7 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// Connects to QEMU and opens the new layers in it.
     pub(crate) fn open(
-        held: &Held,
+        held: &'a Held,
         process: &'a Process,
         overlays: &[Overlay],
         method: Method,
@@ -54,7 +56,7 @@ impl<'a> Attempt<'a> {
         let disks = open_overlays(held, process, &monitor, overlays)?;
         let described =
             !held.record.hardware.command_line.iter().any(|word| word.contains("suppress-vmdesc=on"));
-        Ok(Self { method, process, monitor, disks, guest_runs, described })
+        Ok(Self { method, process, folder: &held.folder, monitor, disks, guest_runs, described })
     }
 
     /// The capture proper.
@@ -98,8 +100,8 @@ impl<'a> Attempt<'a> {
         if !self.guest_runs {
             return Ok(None);
         }
-        let mut guard = Guard::start(host, &self.process.run)?;
-        guard.arm()?;
+        let mut guard = Guard::start(host, self.folder)?;
+        guard.arm(Watch::Pause)?;
         Ok(Some(guard))
     }
 }

@@ -1,18 +1,18 @@
-//! The guard of a pause: a process of its own that lets the guest go on if the capturing process dies.
+//! The guard of a pause: a process of its own that lets the guest go if the process that stopped it dies.
 //!
 //! Nothing in QEMU resumes a guest that was stopped for somebody who is gone. So before a pause, vmrewind starts the
 //! same binary as a guard, on a QMP socket of its own, with a pipe between them:
 //!
 //! ```text
-//!  captor                         guard
+//!  vmrewind                       guard
 //!    start  ------------------->  connects to QMP, prints "ready"
-//!    'A'    ------------------->  armed
+//!    'P'    ------------------->  armed: the guest ran, and must run
+//!    'C'    ------------------->  armed: the guest must run if the operation under way is decided
 //!    ... pause ...                waits on the pipe
 //!    'D'    ------------------->  ends, having done nothing
 //!    (death: the pipe closes) ->  cancels the migration, `cont` until the guest runs
 //! ```
-//! It is only armed where the guest ran before. It is the leader of a session of its own, so that what kills the
-//! captor's process group or terminal does not reach it.
+//! It is the leader of a session of its own, so that what kills vmrewind's process group or terminal does not reach it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -22,18 +22,41 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::monitor::{Monitor, is_running};
-use crate::vm::run_folder::socket;
+use crate::record::journal::{Journal, Phase};
+use crate::root::VmFolder;
+use crate::vm::run_folder::{self, socket};
 use crate::vm::session::own_session;
 
 /// The hidden subcommand under which the helper program runs [`watch`].
 pub const GUARD_COMMAND: &str = "__pause-guard";
 
-const ARM: u8 = b'A';
 const DISARM: u8 = b'D';
 /// How long the guard tries to let the guest go.
 const RESCUE_PATIENCE: Duration = Duration::from_secs(60);
-/// How long the guest must be seen running: a `stop` of the dead captor can still be in QEMU's queue.
+/// How long the guest must be seen running: a `stop` of the dead process can still be in QEMU's queue.
 const CALM: Duration = Duration::from_millis(1500);
+
+/// When an armed guard lets the guest go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Whenever vmrewind dies: the guest ran before.
+    Pause,
+    /// If the journal says that the operation is decided: only then the guest may run.
+    Commit,
+}
+
+impl Watch {
+    fn word(self) -> u8 {
+        match self {
+            Self::Pause => b'P',
+            Self::Commit => b'C',
+        }
+    }
+
+    fn of(word: u8) -> Option<Self> {
+        [Self::Pause, Self::Commit].into_iter().find(|watch| watch.word() == word)
+    }
+}
 
 /// A guard that watches over this process.
 pub(crate) struct Guard {
@@ -42,16 +65,12 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard for the VM whose sockets are in `run`; it watches QEMU but does nothing before [`Guard::arm`].
-    pub(crate) fn start(host: &Host, run: &Path) -> Result<Self> {
+    /// Starts a guard for the VM in `folder`; it does nothing before [`Guard::arm`].
+    pub(crate) fn start(host: &Host, folder: &VmFolder) -> Result<Self> {
         let doing = || "cannot start the guard process that resumes the guest if vmrewind dies".to_owned();
         let mut command = Command::new(&host.helper);
-        command
-            .arg(GUARD_COMMAND)
-            .arg(run)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+        command.arg(GUARD_COMMAND).arg(folder.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = own_session(&mut command).spawn().context(doing)?;
         let pipe = child.stdin.take();
         let mut line = String::new();
@@ -63,13 +82,15 @@ impl Guard {
     }
 
     /// From now on this process's death lets the guest go.
-    pub(crate) fn arm(&mut self) -> Result<()> {
-        self.tell(ARM)
+    pub(crate) fn arm(&mut self, watch: Watch) -> Result<()> {
+        self.tell(watch.word())
     }
 
     /// Ends the guard; the guest is in its right state.
     pub(crate) fn disarm(mut self) {
         let _ = self.tell(DISARM);
+        drop(self.pipe.take());
+        let _ = self.child.wait();
     }
 
     fn tell(&mut self, word: u8) -> Result<()> {
@@ -78,40 +99,41 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
-    /// Closes the pipe. An armed guard that was not disarmed then looks after the guest.
-    fn drop(&mut self) {
-        drop(self.pipe.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// What the guard process does; returns when it is no longer needed.
+/// What the guard process does; `folder` is the VM's. Returns when it is no longer needed.
 ///
 /// # Errors
 /// `Failed` where QEMU can't be reached, or the guest can't be made to run.
-pub fn watch(run: &Path) -> Result<()> {
-    let monitor = Monitor::connect(run, socket::GUARD)?;
+pub fn watch(folder: &Path) -> Result<()> {
+    let folder = VmFolder::at(folder.to_owned());
+    let run = run_folder::existing(&folder).ok_or_else(|| Error::failed("the VM has no run folder"))?;
+    let monitor = Monitor::connect(&run, socket::GUARD)?;
     let mut output = std::io::stdout();
     let _ = writeln!(output, "ready").and_then(|()| output.flush());
-    if wait_for_the_end_of_the_captor() { rescue(&monitor) } else { Ok(()) }
+    match wait_for_the_end() {
+        Some(Watch::Pause) => rescue(&monitor),
+        Some(Watch::Commit) if is_decided(&folder) => rescue(&monitor),
+        _ => Ok(()),
+    }
 }
 
-/// Reads the pipe. Returns whether the captor ended while the guard was armed.
-fn wait_for_the_end_of_the_captor() -> bool {
-    let mut armed = false;
+/// Reads the pipe until it closes. Returns what is to be done then.
+fn wait_for_the_end() -> Option<Watch> {
+    let mut armed = None;
     let mut input = std::io::stdin().lock();
     let mut word = [0_u8; 1];
     loop {
         match input.read(&mut word) {
             Ok(0) => return armed,
-            Ok(_) if word[0] == ARM => armed = true,
-            Ok(_) if word[0] == DISARM => return false,
-            Ok(_) => {}
+            Ok(_) if word[0] == DISARM => return None,
+            Ok(_) => armed = Watch::of(word[0]).or(armed),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return armed,
         }
     }
+}
+
+fn is_decided(folder: &VmFolder) -> bool {
+    matches!(Journal::load(folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })))
 }
 
 /// Cancels what migration there is and lets the guest run, until it has been seen running for a while.

@@ -40,9 +40,35 @@ pub(crate) fn methods(guest_runs: bool, pause_is_limited: bool) -> &'static [Met
     }
 }
 
+/// What precopy aims at for the pause after so many passes over memory, in milliseconds.
+///
+/// It begins low, since most guests write little; for one that writes more it is raised step by step, so that the
+/// capture still ends. Half of the allowed pause is left for switching the disks and for the device state.
+pub(crate) fn downtime_goal_ms(passes: u64, max_pause: Option<Duration>) -> u64 {
+    let goal = match passes {
+        0..=3 => 4,
+        4..=6 => 10,
+        7..=12 => 20,
+        _ => 50,
+    };
+    let half = max_pause.and_then(|max| u64::try_from(max.as_millis() / 2).ok()).unwrap_or(goal);
+    goal.min(half).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The goal rises with the passes and never passes half of what the user allows.
+    #[test]
+    fn downtime_goals() {
+        let goals = |max: Option<u64>| {
+            [0, 5, 9, 40].map(|passes| downtime_goal_ms(passes, max.map(Duration::from_millis)))
+        };
+        assert_eq!(goals(None), [4, 10, 20, 50]);
+        assert_eq!(goals(Some(30)), [4, 10, 15, 15]);
+        assert_eq!(goals(Some(1)), [1, 1, 1, 1]);
+    }
 
     /// Precopy must end some time, but not while a slow host is still on its first pass.
     #[test]

@@ -28,6 +28,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Gauge {
     bytes: AtomicU64,
     ram_bytes: AtomicU64,
+    covered_bytes: AtomicU64,
     stop: AtomicBool,
     state: Mutex<GaugeState>,
     changed: Condvar,
@@ -48,6 +49,11 @@ impl Gauge {
     /// The guest's memory as the stream announced it; 0 before.
     pub(crate) fn ram_bytes(&self) -> u64 {
         self.ram_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The memory that page records told of, in bytes, repeats included.
+    pub(crate) fn covered_bytes(&self) -> u64 {
+        self.covered_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the receiver has ended, well or not.
@@ -157,6 +163,8 @@ fn receive(listener: &UnixListener, image: ImageWriter, limits: Limits, gauge: &
         };
         decoder.feed(&chunk[..count], &mut sink).map_err(stream_error)?;
         gauge.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        let covered = (decoder.pages() + decoder.zero_pages()) * PAGE_SIZE as u64;
+        gauge.covered_bytes.store(covered, Ordering::Relaxed);
         if !first_page_told && decoder.first_page_seen() {
             first_page_told = true;
             gauge.tell(|state| state.first_page = true);

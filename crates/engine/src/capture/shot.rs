@@ -11,7 +11,7 @@ use vmrewind_qemu::qmp::commands::MigrationStatus;
 use vmrewind_qemu::stream::Limits;
 use vmrewind_store::ImageWriter;
 
-use crate::capture::method::Bounds;
+use crate::capture::method::{Bounds, downtime_goal_ms};
 use crate::capture::receive::{Gauge, Received, Receiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Host, Step};
@@ -29,8 +29,6 @@ const FIRST_PAGE_PATIENCE: Duration = Duration::from_secs(30);
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Within a pause, waits are this fine.
 const LOOK_EVERY_IN_PAUSE: Duration = Duration::from_millis(2);
-/// What precopy aims at for the pause, in milliseconds.
-const DOWNTIME_GOAL_MS: u64 = 20;
 
 /// What an attempt needs.
 pub(crate) struct Shot<'a> {
@@ -92,8 +90,10 @@ impl Shot<'_> {
         let (instant, ()) = match result {
             Ok(taken) => taken,
             Err(miss) => {
+                // What ended before we cancelled is a cause; what ends afterwards is a consequence.
+                let receiver_failed = receiver.gauge.ended();
                 self.let_go();
-                return Err(miss.explained_by(receiver));
+                return Err(if receiver_failed { miss.explained_by(receiver) } else { miss });
             }
         };
         let pause = self.pause_seen(pauses)?;
@@ -108,9 +108,7 @@ impl Shot<'_> {
         receiver: &Receiver,
         events: &mut EventCursor,
     ) -> std::result::Result<jiff::Timestamp, Miss> {
-        let goal = self.max_pause.map_or(DOWNTIME_GOAL_MS, |max| {
-            u64::try_from(max.as_millis() / 2).unwrap_or(DOWNTIME_GOAL_MS).clamp(1, DOWNTIME_GOAL_MS)
-        });
+        let goal = downtime_goal_ms(0, self.max_pause);
         self.monitor.prepare_migration(&["events", "pause-before-switchover"], goal).map_err(Miss::Method)?;
         self.monitor.migrate(&self.run.join(socket::STREAM)).map_err(Miss::Method)?;
         self.wait_for_switchover(receiver, events)?;
@@ -173,6 +171,7 @@ impl Shot<'_> {
         events: &mut EventCursor,
     ) -> std::result::Result<(), Miss> {
         let begun = Instant::now();
+        let mut goal = downtime_goal_ms(0, self.max_pause);
         loop {
             match Monitor::next_migration_status(events, LOOK_EVERY)? {
                 Some(MigrationStatus::PreSwitchover) => return Ok(()),
@@ -180,6 +179,12 @@ impl Shot<'_> {
                     return Err(Miss::Method(self.failure()));
                 }
                 _ => {}
+            }
+            let passes = self.monitor.migration()?.ram.map_or(0, |ram| ram.dirty_sync_count);
+            let next = downtime_goal_ms(passes, self.max_pause);
+            if next != goal {
+                goal = next;
+                self.monitor.set_downtime_goal(goal)?;
             }
             self.tell_progress(&receiver.gauge);
             self.check_alive(receiver)?;
@@ -272,28 +277,35 @@ impl Shot<'_> {
     }
 
     fn tell_progress(&self, gauge: &Gauge) {
-        let (done_bytes, total_bytes) = (gauge.bytes(), gauge.ram_bytes().max(gauge.bytes()));
-        self.host.progress.step(Step { what: "capturing memory", done_bytes, total_bytes });
+        let total_bytes = gauge.ram_bytes();
+        if total_bytes > 0 {
+            // Pages that come again count again: the figure is how much of one pass is done.
+            let done_bytes = gauge.covered_bytes().min(total_bytes);
+            self.host.progress.step(Step { what: "capturing memory", done_bytes, total_bytes });
+        }
     }
 
     /// Lets the guest go on after a failure. Errors can't be helped here: the guard and the next command try again.
     fn let_go(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !self.guest_is_let_go() {
             if self.monitor.cancel_migration().is_err() && self.monitor.is_gone() {
                 return;
             }
-            let idle =
-                self.monitor.migration().is_ok_and(|info| info.status.is_none_or(|status| status.is_over()));
-            let runs = self.monitor.status().is_ok_and(|status| is_running(&status));
-            if idle && (runs || !self.guest_runs) {
-                return;
-            }
-            if self.guest_runs && !runs {
+            if self.guest_runs {
                 let _ = self.monitor.cont();
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Whether no migration is under way and the guest runs, if it ran; also where QEMU is gone.
+    pub(crate) fn guest_is_let_go(&self) -> bool {
+        let idle = match self.monitor.migration() {
+            Ok(info) => info.status.is_none_or(|status| status.is_over()),
+            Err(_) => return self.monitor.is_gone(),
+        };
+        idle && (!self.guest_runs || self.monitor.status().is_ok_and(|status| is_running(&status)))
     }
 
     /// The time from QEMU's STOP event to its RESUME event.
@@ -339,16 +351,14 @@ impl Shot<'_> {
 }
 
 fn over_budget(pause: Duration, max: Option<Duration>) -> Error {
+    let ms = |duration: Duration| (duration.as_secs_f64() * 1e4).round() / 10.0;
     let max = max.unwrap_or_default();
-    Error::new(
-        ErrorKind::Refused,
-        format!(
-            "the guest would stand still for more than {} ms ({} ms so far)",
-            max.as_millis(),
-            pause.as_millis()
-        ),
-    )
-    .hint("allow a longer --max-pause, or try again when the VM is less busy; the VM runs on as before")
+    Error::refused(format!(
+        "the guest would stand still longer than {} ms ({} ms so far)",
+        ms(max),
+        ms(pause)
+    ))
+    .hint("allow a longer --max-pause, or try again when the VM is less busy")
 }
 
 impl Miss {
@@ -361,14 +371,10 @@ impl Miss {
 
     /// Prefers what the receiver met (a full disk, a stream not understood) over what QEMU said of it.
     fn explained_by(self, receiver: Receiver) -> Self {
-        if !receiver.gauge.ended()
-            || matches!(&self, Self::Final(error) if error.kind() == ErrorKind::Interrupted)
-        {
-            return self;
-        }
-        match receiver.finish() {
-            Err(error) => Self::Final(error),
-            Ok(_) => self,
+        match (receiver.finish(), &self) {
+            (_, Self::Final(error)) if error.kind() == ErrorKind::Interrupted => self,
+            (Err(error), _) => Self::Final(error),
+            (Ok(_), _) => self,
         }
     }
 }

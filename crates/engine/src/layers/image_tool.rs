@@ -1,6 +1,7 @@
 //! Runs `qemu-img`, the one tool for what is done to image files that no QEMU has open.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
@@ -20,6 +21,31 @@ pub(crate) fn qemu_img<S: AsRef<OsStr>>(doing: &str, arguments: &[S]) -> Result<
     }
     let words = String::from_utf8_lossy(&output.stderr);
     Err(Error::failed(doing.to_owned()).because(ToolError(words.trim().to_owned())))
+}
+
+/// Checks the structure of a layer that nobody writes; a running QEMU can hold it open.
+///
+/// # Errors
+/// `Damaged` where it is corrupt or missing, `Failed` where it can't be checked. Clusters that are allocated and not
+/// used, as a killed QEMU leaves them, are no damage.
+pub(crate) fn check_layer(path: &Path) -> Result<()> {
+    /// Exit statuses of `qemu-img check` (its manual page).
+    const CORRUPT: i32 = 2;
+    const LEAKED: i32 = 3;
+    let doing = format!("cannot check layer '{}'", path.display());
+    let output = Command::new("qemu-img")
+        .args(["check", "-q", "-U", "-f", "qcow2"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::failed(doing.clone()).because(error))?;
+    let words = ToolError(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    match output.status.code() {
+        Some(0 | LEAKED) => Ok(()),
+        Some(CORRUPT) => Err(Error::damaged(format!("layer '{}' is damaged", path.display())).because(words)),
+        _ if !path.exists() => Err(Error::damaged(format!("layer '{}' is missing", path.display()))),
+        _ => Err(Error::failed(doing).because(words)),
+    }
 }
 
 /// What a tool printed on standard error.

@@ -1,15 +1,13 @@
 //! Makes deltas.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::path::Path;
 
 use crate::error::Result;
 use crate::layers::image_tool::qemu_img;
 use crate::record::journal::Overlay;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
-use crate::root::file::{io_error, make_dir, remove_file, sync_dir};
+use crate::root::file::{make_dir, remove_file, sync_dir, sync_file};
 
 /// Makes the file of a delta of `disk`, empty and durable when it returns.
 ///
@@ -33,10 +31,4 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
     })?;
     sync_file(&path)?;
     sync_dir(&directory)
-}
-
-fn sync_file(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| io_error(&format!("cannot sync '{}'", path.display()), error))
 }

@@ -5,8 +5,8 @@
 //!  journal Commit(redo)   <- the commit point
 //!  manifest, vm.json written; journal gone
 //! ```
-//! Before the commit point a crash or failure folds the new layers back: the VM is as before. After it the snapshot
-//! is whole. Each method that is tried is an attempt of its own, undone before the next.
+//! Before the commit point a crash or failure is undone: the VM is as before (journaled.rs). After it the snapshot is
+//! whole. Each method that is tried is an attempt of its own, undone before the next.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,14 +20,13 @@ use crate::capture::method::methods;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
-use crate::journaled::{redo, undo};
 use crate::layers::overlay;
 use crate::monitor::Monitor;
 use crate::ops::vm_list::check_bases;
 use crate::record::RECORD_VERSION;
-use crate::record::journal::{Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin};
-use crate::record::vm::DiskRecord;
+use crate::record::vm::{DiskRecord, VmRecord};
 use crate::root::file::allocated_bytes;
 use crate::view::SnapshotView;
 use crate::vm::process::Process;
@@ -67,7 +66,7 @@ struct Plan {
 /// What an attempt gave.
 struct Outcome {
     method: Method,
-    overlays: Vec<Overlay>,
+    undo: UndoPlan,
     taking: Taking,
 }
 
@@ -89,29 +88,23 @@ impl Engine {
         let mut held = self.hold(&request.vm)?;
         let process = Process::find(&held.folder)?;
         let plan = self.plan_create(request, &held, process.as_ref())?;
-        let outcome = self.carry_out(request, &held, &plan, process.as_ref());
+        let outcome = self.carry_out(request, &mut held, &plan, process.as_ref());
         self.host.progress.finished();
         let outcome = outcome?;
         let manifest = manifest(request, &held, &plan, &outcome, begun.elapsed());
         let mut record = held.record.clone();
-        for overlay in outcome.overlays {
+        for overlay in &outcome.undo.overlays {
             if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
-                disk.push_active(overlay.layer, overlay.parent);
+                disk.push_active(overlay.layer.clone(), overlay.parent.clone());
             }
         }
         record.current = Some(plan.id.clone());
-        self.commit(
-            &held,
-            OPERATION,
-            RedoPlan {
-                record: record.clone(),
-                write: vec![manifest.clone()],
-                remove: Vec::new(),
-                remove_layers: Vec::new(),
-                remove_images: Vec::new(),
-                resume: false,
-            },
-        )?;
+        let committed = self
+            .ledger(&held.folder)
+            .commit(OPERATION, RedoPlan { write: vec![manifest.clone()], ..RedoPlan::of(record.clone()) });
+        if let Err(error) = committed {
+            return Err(self.undo_attempt(&held, &outcome.undo, error));
+        }
         held.snapshots.0.push(manifest.clone());
         Ok(SnapshotView::of(&record, &held.snapshots, &manifest))
     }
@@ -180,7 +173,7 @@ impl Engine {
     fn carry_out(
         &self,
         request: &SnapshotCreate,
-        held: &Held,
+        held: &mut Held,
         plan: &Plan,
         process: Option<&Process>,
     ) -> Result<Outcome> {
@@ -194,7 +187,7 @@ impl Engine {
     fn capture_live(
         &self,
         request: &SnapshotCreate,
-        held: &Held,
+        held: &mut Held,
         plan: &Plan,
         process: &Process,
     ) -> Result<Outcome> {
@@ -215,28 +208,37 @@ impl Engine {
     /// One attempt: journal, new layers, memory, disks switched. Undone where it fails.
     fn attempt(
         &self,
-        held: &Held,
+        held: &mut Held,
         plan: &Plan,
         process: Option<&Process>,
         method: Method,
         max_pause: Option<Duration>,
     ) -> std::result::Result<Outcome, Miss> {
         let overlays: Vec<Overlay> = held.record.disks.iter().map(|disk| self.new_overlay(disk)).collect();
-        let undo_plan = UndoPlan {
-            overlays: overlays.clone(),
-            fold: true,
+        let undo = UndoPlan {
+            cause: Cause::Capture,
+            overlays,
             image: (method != Method::None).then(|| plan.id.to_string()),
             qemu: process.map(|process| process.mark),
             guest_ran: plan.guest_runs,
         };
-        Journal::new(OPERATION, self.host.clock.now(), Phase::Prepare(undo_plan.clone()))
-            .save(&held.folder)?;
-        self.host.reached("journal-prepared");
-        self.make_layers(held, &overlays)
+        self.ledger(&held.folder).prepare(OPERATION, &undo)?;
+        let switched = self
+            .make_layers(held, &undo.overlays)
             .map_err(Miss::Final)
-            .and_then(|()| self.switch(held, plan, process, method, &overlays, max_pause))
-            .map_err(|miss| self.undo_attempt(held, &undo_plan, miss))
-            .map(|taking| Outcome { method, overlays, taking })
+            .and_then(|()| self.switch(held, plan, process, method, &undo.overlays, max_pause));
+        match switched {
+            Ok(taking) => Ok(Outcome { method, undo, taking }),
+            Err(Miss::Method(error)) => match self.undo_attempt(held, &undo, error) {
+                error if error.kind() == ErrorKind::Partial => Err(Miss::Final(error)),
+                error => {
+                    // The layers of the attempt can have stayed, as the VM's active ones.
+                    held.record = VmRecord::read(&held.folder)?;
+                    Err(Miss::Method(error))
+                }
+            },
+            Err(Miss::Final(error)) => Err(Miss::Final(self.undo_attempt(held, &undo, error))),
+        }
     }
 
     fn make_layers(&self, held: &Held, overlays: &[Overlay]) -> Result<()> {
@@ -284,9 +286,10 @@ impl Engine {
         let guard = attempt.guard(&self.host)?;
         self.host.reached("guard-armed");
         let taken = shot.take(attempt.method, image);
-        // The guest runs again by now, whatever came of it.
-        if let Some(guard) = guard {
-            guard.disarm();
+        // Where the guest could not be let go the guard is left to it: it acts once its pipe closes.
+        match guard {
+            Some(guard) if shot.guest_is_let_go() => guard.disarm(),
+            _ => {}
         }
         let taken = taken?;
         self.host.reached("memory-taken");
@@ -295,36 +298,18 @@ impl Engine {
         Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory) })
     }
 
-    fn undo_attempt(&self, held: &Held, plan: &UndoPlan, miss: Miss) -> Miss {
-        let undone =
-            undo(&self.host, &self.store, &held.folder, plan).and_then(|()| Journal::clear(&held.folder));
-        match undone {
-            Ok(()) => miss,
-            Err(error) => Miss::Final(
-                Error::new(
-                    ErrorKind::Partial,
-                    format!("{}; undoing it is not complete ({error})", miss.into_error()),
-                )
-                .hint("the next vmrewind command on this VM tries again")
-                .because(error),
-            ),
+    /// Undoes what was not decided. Gives the error to report.
+    fn undo_attempt(&self, held: &Held, plan: &UndoPlan, error: Error) -> Error {
+        let ledger = self.ledger(&held.folder);
+        if ledger.is_committed() {
+            return error;
         }
-    }
-
-    /// Writes a decided operation down (the commit point) and carries it out.
-    pub(crate) fn commit(&self, held: &Held, operation: &str, plan: RedoPlan) -> Result<()> {
-        let journal = Journal::new(operation, self.host.clock.now(), Phase::Commit(Box::new(plan)));
-        journal.save(&held.folder)?;
-        self.host.reached("committed");
-        let Phase::Commit(plan) = &journal.phase else { return Ok(()) };
-        redo(&self.host, &self.store, &held.folder, plan)
-            .map_err(|error| {
-                error
-                    .while_doing(format!("'{operation}' is decided but not complete"))
-                    .with_kind(ErrorKind::Partial)
-            })
-            .map_err(|error| error.hint("the next vmrewind command on this VM completes it"))?;
-        Journal::clear(&held.folder)
+        match ledger.undo(OPERATION, plan) {
+            Ok(()) => error,
+            Err(second) => Error::new(ErrorKind::Partial, format!("{error}; undoing it is not complete"))
+                .hint("the next vmrewind command on this VM tries again")
+                .because(second),
+        }
     }
 }
 
@@ -392,6 +377,5 @@ fn no_method(vm: &VmName, misses: &[(Method, Error)]) -> Error {
     let hint = refused
         .and_then(|(_, error)| error.hint_text())
         .unwrap_or("`--disk-only` makes a snapshot without memory; `-v` shows what QEMU said");
-    Error::new(kind, format!("cannot capture VM '{vm}' live; it runs on as before. {}", why.join("; ")))
-        .hint(hint)
+    Error::new(kind, format!("cannot capture VM '{vm}' live; it is as before. {}", why.join("; "))).hint(hint)
 }

@@ -46,7 +46,7 @@ impl Engine {
     pub fn snapshot_delete(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
         let (plan, redo) = plan(&held, addresses)?;
-        self.commit(&held, "snapshot delete", redo)?;
+        self.ledger(&held.folder).commit("snapshot delete", redo)?;
         Ok(plan)
     }
 
@@ -85,7 +85,9 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
         }
     }
     let survivor = |mut id: Option<SnapshotId>| {
-        while let Some(gone) = id.as_ref().filter(|id| ids.contains(*id)) {
+        // As many steps as there are snapshots: parents of a damaged record could go in a ring.
+        for _ in 0..=ids.len() {
+            let Some(gone) = id.as_ref().filter(|id| ids.contains(*id)) else { break };
             id = held.snapshots.by_id(gone).and_then(|manifest| manifest.parent.clone());
         }
         id
@@ -106,12 +108,11 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
             + images.clone().map(|memory| memory.stored_bytes).sum::<u64>(),
     };
     let redo = RedoPlan {
-        record,
         write,
         remove: ids.iter().cloned().collect(),
         remove_layers,
         remove_images: images.map(|memory| memory.image.clone()).collect(),
-        resume: false,
+        ..RedoPlan::of(record)
     };
     Ok((shown, redo))
 }

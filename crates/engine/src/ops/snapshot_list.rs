@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Address, SnapshotName, VmName};
 use crate::journaled::image_id;
 use crate::layers::base;
-use crate::layers::image_tool::qemu_img;
+use crate::layers::image_tool::check_layer;
 use crate::record::journal::RedoPlan;
 use crate::record::snapshot::Origin;
 use crate::view::SnapshotView;
@@ -57,18 +57,8 @@ impl Engine {
         manifest.name = name.clone();
         // A snapshot that got a name of the user's is the user's.
         manifest.origin = Origin::User;
-        self.commit(
-            &held,
-            "snapshot rename",
-            RedoPlan {
-                record: held.record.clone(),
-                write: vec![manifest],
-                remove: Vec::new(),
-                remove_layers: Vec::new(),
-                remove_images: Vec::new(),
-                resume: false,
-            },
-        )?;
+        let plan = RedoPlan { write: vec![manifest], ..RedoPlan::of(held.record.clone()) };
+        self.ledger(&held.folder).commit("snapshot rename", plan)?;
         drop(held);
         self.snapshot_show(&Address { vm: address.vm.clone(), snapshot: name.clone() })
     }
@@ -87,11 +77,8 @@ impl Engine {
             })?;
             for layer in chain {
                 let path = seen.folder.layer(&frozen.name, &layer);
-                let doing = format!("layer '{}' of {address} is damaged", path.display());
-                // `-U`: a running QEMU can hold the file; a frozen layer does not change under it.
-                let arguments = ["check", "-q", "-U", "-f", "qcow2"].map(std::ffi::OsString::from);
-                let arguments = [&arguments[..], &[path.into_os_string()]].concat();
-                qemu_img(&doing, &arguments).map_err(|error| error.with_kind(ErrorKind::Damaged))?;
+                check_layer(&path)
+                    .map_err(|error| error.while_doing(format!("{address} can't be verified")))?;
                 self.check_cancel("verifying layers")?;
             }
             if let Some(disk) = disk {

@@ -18,20 +18,20 @@ use vmrewind_qemu::qmp::commands::MigrationStatus;
 use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
-use crate::capture::guard::Guard;
+use crate::capture::guard::{Guard, Watch};
 use crate::capture::image;
 use crate::capture::receive::store_error;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
 use crate::ids::{Address, LayerId, SnapshotId};
-use crate::journaled::{image_id, undo};
+use crate::journaled::image_id;
 use crate::layers::{base, overlay, qcow2};
 use crate::monitor::{Monitor, is_running};
 use crate::ops::snapshot_create::{frozen, milliseconds};
 use crate::ops::vm_stop::end_process;
 use crate::record::RECORD_VERSION;
-use crate::record::journal::{Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{Grade, Manifest, Method, Origin};
 use crate::record::vm::VmRecord;
 use crate::replay::feed::Feed;
@@ -92,17 +92,16 @@ impl Engine {
         let memory = self.open_memory(&plan, old.is_some())?;
         let undo_plan = UndoPlan {
             overlays: plan.overlays.clone(),
-            fold: false,
+            cause: Cause::Restore,
             image: None,
             qemu: old.as_ref().map(|process| process.mark),
             guest_ran: old.as_ref().is_some_and(guest_runs),
         };
-        let journal = Journal::new(OPERATION, self.host.clock.now(), Phase::Prepare(undo_plan.clone()));
-        journal.save(&held.folder)?;
-        self.host.reached("journal-prepared");
+        self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
         let brought = self.bring(&held, &plan, old.as_ref(), memory);
         self.host.progress.finished();
-        let result = brought.and_then(|started| self.settle(request, &held, &plan, started));
+        let result =
+            brought.and_then(|started| self.settle(request, &held, &plan, undo_plan.guest_ran, started));
         match result {
             Ok((started, undo)) => self.report(&held, &plan, started, undo, begun),
             Err(error) => Err(self.undo_restore(&held, &undo_plan, error)),
@@ -181,7 +180,7 @@ impl Engine {
         let started = self.launch(held, plan, &layers)?;
         self.host.reached("qemu-started");
         if let Some((reader, captured)) = memory {
-            self.load(held, &started, &reader, &captured)?;
+            self.load(plan, &started, &reader, &captured)?;
             self.host.reached("state-loaded");
         }
         Ok(Some(started))
@@ -189,6 +188,7 @@ impl Engine {
 
     fn launch(&self, held: &Held, plan: &Plan, layers: &BTreeMap<String, LayerId>) -> Result<Started> {
         spawn::start(&Launch {
+            host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &plan.snapshot.hardware,
@@ -198,13 +198,14 @@ impl Engine {
     }
 
     /// Feeds the captured state to a waiting QEMU and waits until it has it.
-    fn load(&self, held: &Held, started: &Started, reader: &ImageReader, captured: &Captured) -> Result<()> {
+    fn load(&self, plan: &Plan, started: &Started, reader: &ImageReader, captured: &Captured) -> Result<()> {
         let socket = started.process.run.join(socket::STREAM);
         let monitor = started.monitor()?;
         let mut events = monitor.events();
         monitor.prepare_migration(&["events"], 300)?;
         monitor.migrate_incoming(&socket)?;
-        let feed = Feed { host: &self.host, image: reader, captured, fresh_memory: fresh_memory(held) };
+        let feed =
+            Feed { host: &self.host, image: reader, captured, fresh_memory: fresh_memory(&plan.snapshot) };
         let sent = feed.send(&socket);
         let _ = std::fs::remove_file(&socket);
         sent.and_then(|()| self.wait_loaded(&mut events)).map_err(|error| {
@@ -242,26 +243,32 @@ impl Engine {
         request: &SnapshotRestore,
         held: &Held,
         plan: &Plan,
+        guest_ran: bool,
         mut started: Option<Started>,
     ) -> Result<(Option<Started>, Option<String>)> {
-        let (redo_plan, undo_name) = self.decide(request, held, plan)?;
-        let mut guard = match &started {
-            Some(started) if plan.run => Some(Guard::start(&self.host, &started.process.run)?),
+        let (redo_plan, undo_name) = self.decide(request, held, plan, guest_ran)?;
+        let guard = match &started {
+            Some(_) if plan.run => Some(self.armed_guard(held)?),
             _ => None,
         };
-        if let Some(guard) = &mut guard {
-            guard.arm()?;
-            self.host.reached("guard-armed");
-        }
         // Letting the guest run is part of what the commit carries out, on a connection of its own.
         if let Some(started) = &mut started {
             started.disconnect();
         }
-        let committed = self.commit(held, OPERATION, redo_plan);
+        self.ledger(&held.folder).commit(OPERATION, redo_plan)?;
+        // Not reached where the commit is not complete: the guard then acts once its pipe closes.
         if let Some(guard) = guard {
             guard.disarm();
         }
-        committed.map(|()| (started, undo_name))
+        Ok((started, undo_name))
+    }
+
+    /// A guard that lets the guest run if this process dies once the restore is decided.
+    fn armed_guard(&self, held: &Held) -> Result<Guard> {
+        let mut guard = Guard::start(&self.host, &held.folder)?;
+        guard.arm(Watch::Commit)?;
+        self.host.reached("guard-armed");
+        Ok(guard)
     }
 
     /// The decided state: the VM on the new layers, the old ones kept as an undo point or discarded.
@@ -270,6 +277,7 @@ impl Engine {
         request: &SnapshotRestore,
         held: &Held,
         plan: &Plan,
+        guest_ran: bool,
     ) -> Result<(RedoPlan, Option<String>)> {
         let mut record: VmRecord = held.record.clone();
         record.hardware = plan.snapshot.hardware.clone();
@@ -293,21 +301,19 @@ impl Engine {
                 disk.push_active(overlay.layer.clone(), overlay.parent.clone());
             }
         }
-        let undo = if discard { None } else { Some(self.undo_point(held)?) };
+        let undo = if discard { None } else { Some(self.undo_point(held, guest_ran)?) };
         let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
         let plan = RedoPlan {
-            record,
             write: undo.into_iter().collect(),
-            remove: Vec::new(),
             remove_layers: if discard { abandoned } else { Vec::new() },
-            remove_images: Vec::new(),
             resume: plan.run,
+            ..RedoPlan::of(record)
         };
         Ok((plan, undo_name))
     }
 
     /// A snapshot of the disks as they are, for a way back.
-    fn undo_point(&self, held: &Held) -> Result<Manifest> {
+    fn undo_point(&self, held: &Held, guest_ran: bool) -> Result<Manifest> {
         Ok(Manifest {
             version: RECORD_VERSION,
             id: SnapshotId::random(&self.host),
@@ -317,11 +323,11 @@ impl Engine {
             created: self.host.clock.now(),
             message: Some("disks as they were before a restore".into()),
             labels: BTreeMap::new(),
-            grade: Grade::Off,
+            grade: if guest_ran { Grade::Crash } else { Grade::Off },
             method: Method::None,
             pause_ms: 0.0,
             total_ms: 0.0,
-            guest_running: false,
+            guest_running: guest_ran,
             hardware: held.record.hardware.clone(),
             disks: held.record.disks.iter().map(|disk| frozen(held, disk)).collect(),
             memory: None,
@@ -358,16 +364,13 @@ impl Engine {
 
     /// Takes a restore back that did not reach its commit point.
     fn undo_restore(&self, held: &Held, plan: &UndoPlan, error: Error) -> Error {
-        let committed =
-            matches!(Journal::load(&held.folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })));
-        if committed {
+        let ledger = self.ledger(&held.folder);
+        if ledger.is_committed() {
             return error;
         }
         let old_runs =
             || matches!(Process::find(&held.folder), Ok(Some(process)) if plan.qemu == Some(process.mark));
-        let undone =
-            undo(&self.host, &self.store, &held.folder, plan).and_then(|()| Journal::clear(&held.folder));
-        if let Err(second) = undone {
+        if let Err(second) = ledger.undo(OPERATION, plan) {
             return error
                 .hint(format!("undoing it is not complete ({second}); the next vmrewind command tries again"))
                 .with_kind(ErrorKind::Partial);
@@ -412,8 +415,8 @@ fn check_chain(held: &Held, snapshot: &Manifest, disk: &str, layer: &LayerId) ->
 }
 
 /// Whether no file is behind the VM's memory.
-fn fresh_memory(held: &Held) -> bool {
-    let words = &held.record.hardware.command_line;
+fn fresh_memory(snapshot: &Manifest) -> bool {
+    let words = &snapshot.hardware.command_line;
     !words
         .iter()
         .any(|word| word.trim_start_matches('-') == "mem-path" || word.contains("memory-backend-file"))

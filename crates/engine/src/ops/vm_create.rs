@@ -20,9 +20,10 @@ use crate::layers::base::{self, BaseRequest};
 use crate::layers::overlay;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::Overlay;
-use crate::record::vm::{DiskRecord, Hardware, LayerRecord, VmRecord};
+use crate::record::vm::{DiskRecord, Hardware, LayerRecord, MediumRecord, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{io_error, make_dir, sync_dir};
+use crate::root::file::{io_error, make_dir, sync_dir, sync_file};
+use crate::root::lock::VmLock;
 use crate::view::VmView;
 use crate::vm::program::{self, Program};
 
@@ -91,6 +92,9 @@ impl Engine {
         let id = VmId::random(&self.host);
         let draft = self.root.vms().join(format!(".new-{id}"));
         let draft = VmFolder::at(draft);
+        make_dir(draft.path())?;
+        // Held until the VM appears: a draft whose lock is free belongs to a command that died.
+        let _lock = VmLock::try_take(&draft.lock())?;
         let made = self.make(request, &id, &draft).and_then(|()| self.appear(&request.name, &draft));
         if let Err(error) = made {
             let _ = fs::remove_dir_all(draft.path());
@@ -115,8 +119,8 @@ impl Engine {
         };
         let hardware = resolve(&argv, &request.working_dir)?;
         let disks = self.look_at_disks(&hardware.command_line, request, draft)?;
-        make_dir(draft.path())?;
         make_dir(&draft.snapshots())?;
+        let media = self.look_at_media(&hardware.command_line, request)?;
         let mut records = Vec::new();
         for (spec, base) in disks {
             records.push(self.first_delta(draft, &spec.name, base)?);
@@ -128,13 +132,32 @@ impl Engine {
             created: self.host.clock.now(),
             hardware,
             disks: records,
+            media,
             current: None,
         }
         .save(draft)?;
         sync_dir(draft.path())
     }
 
-    /// Looks at every writable disk's image, and at the read-only media.
+    /// Looks at the images that the VM can only read: they can name other files just as well.
+    fn look_at_media(&self, argv: &[String], request: &VmCreate) -> Result<Vec<MediumRecord>> {
+        let line = CommandLine::parse(argv).context(|| "cannot read the QEMU command line".into())?;
+        let media =
+            line.read_only_media().context(|| "cannot find the media in the QEMU command line".into())?;
+        let record = |medium: DiskSpec| {
+            let location = location_of(&medium, None, &request.working_dir)?;
+            let image = base::inspect(BaseRequest {
+                disk: &medium.name,
+                location: &location,
+                format: medium.base.format.as_deref(),
+                trust_backing: request.trust_backing,
+            })?;
+            Ok(MediumRecord { name: medium.name, image })
+        };
+        media.into_iter().map(record).collect()
+    }
+
+    /// Looks at every writable disk's image.
     fn look_at_disks(
         &self,
         argv: &[String],
@@ -241,9 +264,9 @@ impl Engine {
                 Error::failed("no UEFI firmware is installed")
                     .hint("install it (Debian and Ubuntu: package ovmf)")
             })?;
-        make_dir(draft.path())?;
         let copy = draft.path().join("uefi-vars.fd");
         fs::copy(template, &copy).map_err(|error| io_error(&format!("cannot copy '{template}'"), error))?;
+        sync_file(&copy)?;
         let last = self.root.vm(name).path().join("uefi-vars.fd");
         let vars = last.to_str().ok_or_else(|| Error::usage("the root's path is not UTF-8"))?;
         Ok(UefiFiles { code: (*code).into(), vars: vars.to_owned() })

@@ -6,14 +6,15 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::engine::{Engine, Held};
+use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, Result};
-use crate::ids::VmName;
+use crate::ids::{SnapshotId, VmName};
 use crate::journaled::remove_image;
 use crate::ops::vm_stop::end_process;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error, sync_dir};
+use crate::root::lock::VmLock;
 use crate::vm::process::Process;
 use crate::vm::run_folder;
 
@@ -38,7 +39,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Damaged`.
     pub fn vm_delete_plan(&self, name: &VmName) -> Result<VmDeletePlan> {
-        plan(&self.hold(name)?)
+        plan(&self.hold_vm(name)?)
     }
 
     /// Deletes a VM. One that runs is refused, or stopped first with `force`.
@@ -46,7 +47,14 @@ impl Engine {
     /// # Errors
     /// `Refused` where it runs, `NotFound`.
     pub fn vm_delete(&self, name: &VmName, force: bool) -> Result<VmDeletePlan> {
-        let held = self.hold(name)?;
+        if force {
+            // Before anything else: this must work also where QEMU hangs.
+            let locked = self.lock(name)?;
+            if let Some(process) = Process::find(&locked.folder)? {
+                end_process(&process)?;
+            }
+        }
+        let held = self.hold_vm(name)?;
         let plan = plan(&held)?;
         if let Some(process) = Process::find(&held.folder)? {
             if !force {
@@ -72,16 +80,24 @@ impl Engine {
             let name = name.to_string_lossy();
             if name.starts_with(".gone-") {
                 let _ = self.sweep_gone(&VmFolder::at(path));
-            } else if name.starts_with(".new-") && abandoned(&path) {
+            } else if name.starts_with(".new-") && abandoned(&VmFolder::at(path.clone())) {
                 let _ = fs::remove_dir_all(path);
             }
         }
     }
 
     fn sweep_gone(&self, gone: &VmFolder) -> Result<()> {
-        let snapshots = if gone.snapshots().is_dir() { Snapshots::load(gone)? } else { Snapshots::default() };
-        for memory in snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref()) {
-            remove_image(&self.store, &memory.image)?;
+        // By file name, which is the id of snapshot and image both: a damaged manifest must not keep a VM from going.
+        for entry in fs::read_dir(gone.snapshots()).into_iter().flatten().filter_map(std::result::Result::ok)
+        {
+            let path = entry.path();
+            let id = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .and_then(|stem| stem.parse::<SnapshotId>().ok());
+            if let Some(id) = id {
+                remove_image(&self.store, id.as_str())?;
+            }
         }
         run_folder::remove_short(gone);
         match fs::remove_dir_all(gone.path()) {
@@ -93,23 +109,28 @@ impl Engine {
     }
 }
 
-/// Whether a draft folder belongs to no living command: a creation takes seconds, not an hour.
-fn abandoned(path: &std::path::Path) -> bool {
-    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600))
+/// Whether a draft folder's command has died. A very young one can be about to take its lock.
+fn abandoned(draft: &VmFolder) -> bool {
+    let modified = fs::metadata(draft.path()).and_then(|metadata| metadata.modified());
+    let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 10));
+    old && matches!(VmLock::try_take(&draft.lock()), Ok(Some(_)))
 }
 
-fn plan(held: &Held) -> Result<VmDeletePlan> {
+fn plan(held: &HeldVm) -> Result<VmDeletePlan> {
     let layers = held.record.disks.iter().flat_map(|disk| {
         disk.layers.iter().map(|layer| allocated_bytes(&held.folder.layer(&disk.name, &layer.id)))
     });
-    let images = held.snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref());
-    let names = held.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User);
+    // A VM whose manifests are damaged can be deleted all the same.
+    let snapshots = Snapshots::load(&held.folder).unwrap_or_default();
+    let images = snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref());
+    let names = snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User);
+    let bases = held.record.disks.iter().map(|disk| &disk.base.location);
+    let own = held.folder.path().display().to_string();
     Ok(VmDeletePlan {
         vm: held.record.name.to_string(),
         snapshots: names.map(|snapshot| snapshot.name.to_string()).collect(),
         bytes: layers.sum::<u64>() + images.map(|memory| memory.stored_bytes).sum::<u64>(),
-        kept: held.record.disks.iter().map(|disk| disk.base.location.clone()).collect(),
+        kept: bases.filter(|location| !location.starts_with(&own)).cloned().collect(),
         running: Process::find(&held.folder)?.is_some(),
     })
 }

@@ -1,15 +1,18 @@
 //! Shows VMs, from their records and their real processes.
 
+use std::collections::BTreeMap;
+
 use vmrewind_qemu::cmdline::CommandLine;
 
 use crate::engine::{Engine, Seen};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::record::snapshot::Origin;
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
 use crate::view::{DiskState, VmView};
+use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::{spawn, state};
 
@@ -25,7 +28,11 @@ impl Engine {
                 Ok(view) => views.push(view),
                 // It was deleted while we looked.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                // One VM that can't be read does not hide the others.
+                Err(error) => {
+                    self.host.progress.note(&format!("VM '{name}' can't be read: {error}"));
+                    views.push(self.unreadable(&name, &error));
+                }
             }
         }
         Ok(views)
@@ -45,7 +52,7 @@ impl Engine {
             state: state.word,
             pid: state.pid,
             qmp: state.pid.map(|_| run.join(socket::USER)),
-            ports: if state.pid.is_some() { spawn::ports_in_use(&run) } else { Default::default() },
+            ports: if state.pid.is_some() { spawn::ports_in_use(&run) } else { BTreeMap::new() },
             disks: seen.record.disks.iter().map(|disk| disk_state(&seen.folder, disk)).collect(),
             snapshots: seen.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User).count(),
             current: current_name(&seen),
@@ -59,6 +66,35 @@ impl Engine {
             log: spawn::log_path(&run),
             run,
         })
+    }
+}
+
+impl Engine {
+    /// What can be said of a VM whose record can't be read.
+    fn unreadable(&self, name: &VmName, error: &Error) -> VmView {
+        let folder = self.root.vm(name);
+        let process = Process::find(&folder).ok().flatten();
+        let state = if error.kind() == ErrorKind::Damaged { "damaged" } else { "unreadable" };
+        let run = folder.run();
+        VmView {
+            name: name.to_string(),
+            state: state.into(),
+            pid: process.map(|process| process.mark.pid),
+            qmp: None,
+            ports: BTreeMap::new(),
+            disks: Vec::new(),
+            snapshots: 0,
+            current: None,
+            created: jiff::Timestamp::UNIX_EPOCH,
+            machine: None,
+            memory_bytes: None,
+            cpus: None,
+            qemu_version: String::new(),
+            command_line: Vec::new(),
+            operation: None,
+            log: spawn::log_path(&run),
+            run,
+        }
     }
 }
 

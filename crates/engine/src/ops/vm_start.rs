@@ -14,7 +14,7 @@ impl Engine {
     /// # Errors
     /// `Refused` where it runs already or a base was changed, `Failed` with QEMU's words where QEMU does not start.
     pub fn vm_start(&self, name: &VmName, paused: bool) -> Result<VmView> {
-        let held = self.hold(name)?;
+        let held = self.hold_vm(name)?;
         if let Some(process) = Process::find(&held.folder)? {
             return Err(Error::refused(format!("VM '{name}' runs already (pid {})", process.mark.pid))
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
@@ -22,6 +22,7 @@ impl Engine {
         check_bases(&held.record)?;
         let layers = held.record.disks.iter().map(|disk| (disk.name.clone(), disk.active.clone())).collect();
         let started = spawn::start(&Launch {
+            host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Held};
+use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, Result};
 use crate::host::Cancel;
 use crate::ids::VmName;
@@ -31,15 +31,19 @@ impl Engine {
     /// # Errors
     /// `Failed` where the guest does not power off in time; it runs on then.
     pub fn vm_stop(&self, name: &VmName, how: VmStop) -> Result<VmView> {
-        let held = self.hold(name)?;
-        if let Some(process) = Process::find(&held.folder)? {
-            if how.force {
+        if how.force {
+            // Before anything else: this must work also where QEMU hangs and an operation can't be recovered from.
+            let locked = self.lock(name)?;
+            if let Some(process) = Process::find(&locked.folder)? {
                 end_process(&process)?;
-            } else {
+            }
+            self.ledger(&locked.folder).recover()?;
+        } else {
+            let held = self.hold_vm(name)?;
+            if let Some(process) = Process::find(&held.folder)? {
                 power_off(&self.host.cancel, &held, &process, how.timeout)?;
             }
         }
-        drop(held);
         self.vm_show(name)
     }
 }
@@ -53,7 +57,7 @@ pub(crate) fn end_process(process: &Process) -> Result<()> {
     process.kill()
 }
 
-fn power_off(cancel: &Cancel, held: &Held, process: &Process, timeout: Duration) -> Result<()> {
+fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duration) -> Result<()> {
     let name = &held.record.name;
     let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
     let status = monitor.status()?;

@@ -48,17 +48,27 @@ pub(crate) enum Phase {
 /// What an operation may have made before its commit point.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UndoPlan {
+    /// What is undone.
+    pub(crate) cause: Cause,
     /// Deltas that were to become active.
     pub(crate) overlays: Vec<Overlay>,
-    /// Whether the VM can have written to them (a capture): then they are folded, else just removed.
-    pub(crate) fold: bool,
     /// A memory image that was being written.
     pub(crate) image: Option<String>,
-    /// The QEMU process that ran before: it must go on as it was; any other QEMU of this VM was started by the
-    /// operation and must end.
+    /// The QEMU process that ran before. A restore's undoing lets it go on, and ends any other QEMU of this VM: that
+    /// was started by the restore.
     pub(crate) qemu: Option<ProcessMark>,
     /// Whether the guest ran before, and so must run again.
     pub(crate) guest_ran: bool,
+}
+
+/// What kind of operation made new layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Cause {
+    /// A capture: the VM can have been switched to them and have written to them.
+    Capture,
+    /// A restore: only a QEMU that the restore started can have written to them.
+    Restore,
 }
 
 /// A delta that was made to become a disk's active layer.
@@ -81,6 +91,16 @@ pub(crate) struct ProcessMark {
     pub(crate) start_ticks: u64,
 }
 
+impl ProcessMark {
+    /// The mark of a process that is there now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let after_name = stat.rsplit_once(')')?.1;
+        let start_ticks = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid, start_ticks })
+    }
+}
+
 /// What an operation has decided.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RedoPlan {
@@ -96,6 +116,20 @@ pub(crate) struct RedoPlan {
     pub(crate) remove_images: Vec<String>,
     /// Whether the VM's guest, loaded and waiting, is to run.
     pub(crate) resume: bool,
+}
+
+impl RedoPlan {
+    /// A plan that writes the record and nothing else.
+    pub(crate) fn of(record: VmRecord) -> Self {
+        Self {
+            record,
+            write: Vec::new(),
+            remove: Vec::new(),
+            remove_layers: Vec::new(),
+            remove_images: Vec::new(),
+            resume: false,
+        }
+    }
 }
 
 impl Journal {

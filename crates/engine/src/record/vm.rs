@@ -26,6 +26,8 @@ pub(crate) struct VmRecord {
     pub(crate) hardware: Hardware,
     /// The writable disks, in the order of the command line.
     pub(crate) disks: Vec<DiskRecord>,
+    /// The media that the VM can only read: recorded, not captured.
+    pub(crate) media: Vec<MediumRecord>,
     /// The snapshot from which the present state descends directly.
     pub(crate) current: Option<SnapshotId>,
 }
@@ -52,6 +54,15 @@ pub(crate) struct DiskRecord {
     pub(crate) layers: Vec<LayerRecord>,
     /// The delta that the VM writes.
     pub(crate) active: LayerId,
+}
+
+/// One read-only medium.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MediumRecord {
+    /// The drive's name.
+    pub(crate) name: String,
+    /// The image in it.
+    pub(crate) image: BaseRecord,
 }
 
 /// The user's image: never written, never deleted.
@@ -99,6 +110,12 @@ impl VmRecord {
         })?;
         record.check(&path, name)?;
         Ok(record)
+    }
+
+    /// Reads the record of the VM that `folder` is named after.
+    pub(crate) fn read(folder: &VmFolder) -> Result<Self> {
+        let name = folder.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Self::load(folder, &name.parse()?)
     }
 
     /// Writes the record, durable when it returns.

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind as IoKind, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -79,6 +80,13 @@ pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     sync_dir(parent)
 }
 
+/// Syncs a file's data, whoever wrote it.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| io_error(&format!("cannot sync '{}'", path.display()), error))
+}
+
 /// Syncs a folder, so that its entries last.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path)
@@ -86,7 +94,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
         .map_err(|error| io_error(&format!("cannot sync folder '{}'", path.display()), error))
 }
 
-/// Makes a folder and those above it, each entry durable.
+/// Makes a folder and those above it, each entry durable; only the user gets in, for guests' data is in them.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -94,7 +102,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         make_dir(parent)?;
     }
-    match fs::create_dir(path) {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != IoKind::AlreadyExists => {
             Err(io_error(&format!("cannot make folder '{}'", path.display()), error))
         }

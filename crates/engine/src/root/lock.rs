@@ -1,6 +1,7 @@
 //! The lock of a VM: one writer at a time, given up by the kernel when its holder dies.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Holds a VM for writing until dropped.
 #[derive(Debug)]
 pub(crate) struct VmLock {
-    _file: File,
+    file: File,
 }
 
 impl VmLock {
@@ -41,12 +42,19 @@ impl VmLock {
         }
     }
 
+    /// Whether the lock is of the file that is at `path` now.
+    pub(crate) fn is_of(&self, path: &Path) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.file.metadata().map(identity).ok();
+        ours.is_some() && ours == std::fs::metadata(path).map(identity).ok()
+    }
+
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_take(path: &Path) -> Result<Option<Self>> {
         let cannot = |error| io_error(&format!("cannot lock '{}'", path.display()), error);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(cannot)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(cannot(error.into())),
         }

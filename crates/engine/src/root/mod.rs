@@ -74,7 +74,11 @@ impl Root {
         }
         make_dir(&self.path.join("vms"))?;
         make_dir(&self.path.join("store"))?;
-        write_atomic(version_file, format!("{ROOT_VERSION}\n").as_bytes())
+        match write_atomic(version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
+            // Another first command was quicker.
+            Err(_) if version_file.exists() => Ok(()),
+            written => written,
+        }
     }
 
     /// The folder of the store.
@@ -133,6 +137,16 @@ impl VmFolder {
     /// The VM's lock file.
     pub(crate) fn lock(&self) -> PathBuf {
         self.path.join("lock")
+    }
+
+    /// The file that the VM's QEMU holds locked as long as it lives.
+    pub(crate) fn alive(&self) -> PathBuf {
+        self.path.join("alive")
+    }
+
+    /// Which process that QEMU is.
+    pub(crate) fn process(&self) -> PathBuf {
+        self.path.join("process.json")
     }
 
     /// The operation under way.

@@ -1,9 +1,11 @@
 //! Finds the QEMU process of a VM and tells whether it lives, from the process itself.
 //!
-//! No pid file is believed: a QEMU lives if it accepts connections on the VM's status socket, and the kernel says
-//! which process listens there. After a crash or a reboot nobody does, whatever files are left. The process is held
-//! by a pidfd, so a reused pid is never signalled.
+//! QEMU inherits the file `alive` locked (flock): as long as any process holds that, the VM's QEMU lives; the kernel
+//! gives it up when the process ends, however that comes about. Which process it is `process.json` says, with pid,
+//! start time and boot, so that a reused pid counts for nothing; where the command died before it wrote that, the
+//! kernel says which process listens on the VM's status socket. The process is held by a pidfd.
 
+use std::fs::OpenOptions;
 use std::io::ErrorKind as IoKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,14 +13,29 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::error::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
-use crate::root::file::io_error;
+use crate::root::file::{io_error, read_json, write_json};
 use crate::vm::run_folder::{self, socket};
+
+/// How long a QEMU that lives may take until it can be told which process it is.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    version: u32,
+    boot: String,
+    process: Option<ProcessMark>,
+}
 
 /// A QEMU process that lives (or did when it was found).
 #[derive(Debug)]
@@ -33,9 +50,43 @@ pub(crate) struct Process {
 impl Process {
     /// The QEMU of the VM in `folder`, if it runs.
     pub(crate) fn find(folder: &VmFolder) -> Result<Option<Self>> {
+        if !Alive::is_held(folder)? {
+            return Ok(None);
+        }
+        let deadline = Instant::now() + IDENTITY_PATIENCE;
+        loop {
+            if let Some(process) = Self::identify(folder)? {
+                return Ok(Some(process));
+            }
+            if !Alive::is_held(folder)? {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "a QEMU of this VM runs that can't be found or reached",
+                )
+                .hint("if it is just starting, try again; `fuser` on the VM's file 'alive' names it"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn identify(folder: &VmFolder) -> Result<Option<Self>> {
         let Some(run) = run_folder::existing(folder) else { return Ok(None) };
-        let Some(pid) = listener(&run.join(socket::STATUS))? else { return Ok(None) };
-        Self::open(pid, run)
+        if let Some(mark) = remembered(folder) {
+            return Ok(Self::open(mark.pid, run)?.filter(|process| process.mark == mark));
+        }
+        match listener(&run.join(socket::STATUS))? {
+            Some(pid) => Self::open(pid, run),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes down which process is the VM's QEMU.
+    pub(crate) fn remember(pid: u32, folder: &VmFolder) -> Result<()> {
+        let note = Note { version: RECORD_VERSION, boot: boot_id(), process: ProcessMark::of(pid) };
+        write_json(&folder.process(), &note)
     }
 
     /// Takes hold of process `pid`, whose sockets are in `run`. `None` if it is gone.
@@ -43,11 +94,11 @@ impl Process {
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let handle = match pidfd_open(raw, PidfdFlags::empty()) {
             Ok(handle) => handle,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error).context(|| format!("cannot watch QEMU process {pid}")),
         };
-        let Some(start_ticks) = start_ticks(pid) else { return Ok(None) };
-        let process = Self { mark: ProcessMark { pid, start_ticks }, run, handle };
+        let Some(mark) = ProcessMark::of(pid) else { return Ok(None) };
+        let process = Self { mark, run, handle };
         Ok(process.is_alive().then_some(process))
     }
 
@@ -77,7 +128,7 @@ impl Process {
     /// `Failed` where it may not be signalled, or does not go within ten seconds.
     pub(crate) fn kill(&self) -> Result<()> {
         match pidfd_send_signal(&self.handle, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Ok(()) | Err(Errno::SRCH) => {}
             Err(error) => return Err(error).context(|| format!("cannot end QEMU process {}", self.mark.pid)),
         }
         if self.wait_end(Duration::from_secs(10)) {
@@ -87,6 +138,52 @@ impl Process {
                 "it may be waiting for a disk or a network file system; look at `ps` and the kernel's log",
             ))
         }
+    }
+}
+
+/// The lock that shows that a VM's QEMU lives.
+pub(crate) struct Alive;
+
+impl Alive {
+    /// Takes the lock, for a QEMU that is about to be started and will inherit it.
+    ///
+    /// # Errors
+    /// `Busy` where a QEMU of this VM lives.
+    pub(crate) fn take(folder: &VmFolder) -> Result<OwnedFd> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let file = Self::open(folder)?;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                // Somebody who only looks holds it for a moment.
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(
+                        Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").hint("try again")
+                    );
+                }
+                Err(error) => return Err(error).context(|| "cannot lock the VM's file 'alive'".into()),
+            }
+        }
+    }
+
+    fn is_held(folder: &VmFolder) -> Result<bool> {
+        if !folder.alive().exists() {
+            return Ok(false);
+        }
+        match flock(Self::open(folder)?, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error).context(|| "cannot look at the VM's file 'alive'".into()),
+        }
+    }
+
+    fn open(folder: &VmFolder) -> Result<OwnedFd> {
+        let path = folder.alive();
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        file.map(OwnedFd::from).map_err(|error| io_error(&format!("cannot open '{}'", path.display()), error))
     }
 }
 
@@ -103,11 +200,17 @@ fn listener(path: &Path) -> Result<Option<u32>> {
     }
 }
 
-/// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
-fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = stat.rsplit_once(')')?.1;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+/// The process that was written down, if it is still that one.
+fn remembered(folder: &VmFolder) -> Option<ProcessMark> {
+    // A file that can't be read is as good as none: the socket decides then.
+    let note: Note = read_json(&folder.process(), RECORD_VERSION).ok()??;
+    let mark = note.process?;
+    (note.boot == boot_id() && ProcessMark::of(mark.pid) == Some(mark)).then_some(mark)
+}
+
+/// Tells one boot of the host from another.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// The bytes of memory that a process holds at this moment. `None` where it is gone.

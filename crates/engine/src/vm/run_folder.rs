@@ -36,7 +36,8 @@ pub(crate) const QEMU_LOG: &str = "qemu.log";
 pub(crate) fn existing(folder: &VmFolder) -> Option<PathBuf> {
     let run = folder.run();
     match fs::read_link(&run) {
-        Ok(target) => target.is_dir().then_some(target),
+        // The short folder is where others can write: only one that is ours counts.
+        Ok(target) => is_private(&target).then_some(target),
         Err(_) => run.is_dir().then_some(run),
     }
 }
@@ -62,24 +63,30 @@ pub(crate) fn prepare(folder: &VmFolder, id: &VmId) -> Result<PathBuf> {
 fn short_folder(id: &VmId) -> Result<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     let own = PathBuf::from(format!("/tmp/vmrewind-{uid}"));
-    make_private(&own, uid)?;
+    make_private(&own)?;
     let short = own.join(&id.as_str()[..16]);
-    make_private(&short, uid)?;
+    make_private(&short)?;
     Ok(short)
 }
 
-fn make_private(path: &Path, uid: u32) -> Result<()> {
+fn make_private(path: &Path) -> Result<()> {
     let cannot = |error| io_error(&format!("cannot make run folder '{}'", path.display()), error);
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(cannot(error)),
         _ => {}
     }
-    let metadata = fs::symlink_metadata(path).map_err(cannot)?;
-    if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
+    if is_private(path) {
         return Ok(());
     }
     Err(Error::refused(format!("run folder '{}' is not a folder of your own", path.display()))
         .hint("remove it, or use a root with a shorter path (--root)"))
+}
+
+/// Whether a folder is this user's and nobody else can write to it.
+fn is_private(path: &Path) -> bool {
+    let uid = rustix::process::getuid().as_raw();
+    fs::symlink_metadata(path)
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0)
 }
 
 /// Removes the short folder of a VM that is going away.

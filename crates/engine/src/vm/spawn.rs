@@ -10,14 +10,15 @@ use std::time::Duration;
 use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 
 use crate::error::{Context, Error, Result};
+use crate::host::Host;
 use crate::ids::LayerId;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::{io_error, write_json};
-use crate::vm::process::Process;
+use crate::vm::process::{Alive, Process};
 use crate::vm::run_folder::{self, QEMU_LOG, socket};
-use crate::vm::session::own_session;
+use crate::vm::session::{inherit, own_session};
 
 /// How long a QEMU may take until it answers: large memory backends take their time.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -37,6 +38,8 @@ pub(crate) enum Purpose {
 
 /// What is to be started.
 pub(crate) struct Launch<'a> {
+    /// Hears of steps.
+    pub(crate) host: &'a Host,
     /// The VM's folder.
     pub(crate) folder: &'a VmFolder,
     /// The VM.
@@ -66,8 +69,9 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
     let argv = command_line(launch, &run)?;
     let log = run.join(QEMU_LOG);
-    let mut child = spawn(&argv, Path::new(&launch.hardware.working_dir), &log)?;
-    match connect(&mut child, &run) {
+    let mut child = spawn(&argv, launch, &log)?;
+    launch.host.reached("qemu-spawned");
+    match connect(&mut child, launch.folder, &run) {
         Ok((process, monitor)) => Ok(Started { process, monitor: Some(monitor), child: Some(child) }),
         Err(error) => {
             let _ = child.kill();
@@ -164,7 +168,8 @@ pub(crate) fn ports_in_use(run: &Path) -> BTreeMap<u16, u16> {
         .unwrap_or_default()
 }
 
-fn spawn(argv: &[String], working_dir: &Path, log: &Path) -> Result<Child> {
+fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
+    let working_dir = Path::new(&launch.hardware.working_dir);
     let _ = fs::rename(log, log.with_extension("log.1"));
     let cannot = |error| io_error(&format!("cannot write QEMU's log '{}'", log.display()), error);
     let output = File::create(log).map_err(cannot)?;
@@ -173,9 +178,13 @@ fn spawn(argv: &[String], working_dir: &Path, log: &Path) -> Result<Child> {
         argv.split_first().ok_or_else(|| Error::failed("the VM's command line is empty"))?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
-    if working_dir.is_dir() {
-        command.current_dir(working_dir);
+    if !working_dir.is_dir() {
+        return Err(Error::failed(format!("the folder '{}' is gone", working_dir.display())).hint(
+            "the VM was made there, and relative paths in its command line start there: make it again",
+        ));
     }
+    command.current_dir(working_dir);
+    inherit(&mut command, Alive::take(launch.folder)?);
     own_session(&mut command).spawn().map_err(|error| {
         Error::failed(format!("cannot run '{program}'"))
             .hint("is it installed, and its name in the VM's command line right? `vmrewind vm show` prints that")
@@ -183,7 +192,8 @@ fn spawn(argv: &[String], working_dir: &Path, log: &Path) -> Result<Child> {
     })
 }
 
-fn connect(child: &mut Child, run: &Path) -> Result<(Process, Monitor)> {
+fn connect(child: &mut Child, folder: &VmFolder, run: &Path) -> Result<(Process, Monitor)> {
+    Process::remember(child.id(), folder)?;
     let monitor = Monitor::connect_waiting(run, socket::OPERATION, START_PATIENCE, || {
         matches!(child.try_wait(), Ok(None))
     })?;

@@ -73,11 +73,6 @@ impl Console {
         Mark(self.shared.lock().lines.len())
     }
 
-    /// The position before the first line that came at `instant` or later.
-    pub fn mark_at(&self, instant: Instant) -> Mark {
-        Mark(self.shared.lock().lines.partition_point(|(at, _)| *at < instant))
-    }
-
     /// Waits for a line after `since` of which `matcher` makes something, and returns that.
     ///
     /// Fails with [`Error::Timeout`], saying `what` was waited for and what came instead.
@@ -201,7 +196,7 @@ impl Shared {
 
     fn read_until_dropped(&self) {
         loop {
-            if let Ok(connection) = UnixStream::connect(&self.socket) {
+            if let Ok(connection) = UnixStream::connect(self.real_path()) {
                 self.read_connection(connection);
             }
             let state = self.lock();
@@ -209,6 +204,13 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// The socket with links on the way to it resolved: a link can stand for a path that is too long for a socket.
+    fn real_path(&self) -> PathBuf {
+        let folder = self.socket.parent().and_then(|folder| folder.canonicalize().ok());
+        let real = folder.zip(self.socket.file_name()).map(|(folder, name)| folder.join(name));
+        real.unwrap_or_else(|| self.socket.clone())
     }
 
     fn read_connection(&self, mut connection: UnixStream) {

@@ -8,22 +8,20 @@ use vmrewind_testkit::rig::GuestSpec;
 
 use crate::rig;
 
-fn two_disks(name: &str) -> GuestSpec {
-    GuestSpec::new(name)
-        .disk("first.raw", "raw", DiskKind::Virtio)
-        .disk("second.qcow2", "qcow2", DiskKind::VirtioShort)
-        .with(|options| {
-            options.memory_mib = 512;
-            options.fill_mib = 160;
-        })
-}
-
 /// Guards the product's promise on two disks of different formats: whatever is done to a guest, every snapshot of the
 /// tree brings it back exactly, again and again, backwards and forwards, from a VM that runs or does not.
 #[test]
 fn any_snapshot_of_the_tree_comes_back_exactly() {
     let rig = rig();
-    let guest = rig.guest(two_disks("tree"));
+    let guest = rig.guest(
+        GuestSpec::new("tree")
+            .disk("first.raw", "raw", DiskKind::Virtio)
+            .disk("second.qcow2", "qcow2", DiskKind::VirtioShort)
+            .with(|options| {
+                options.memory_mib = 512;
+                options.fill_mib = 160;
+            }),
+    );
     guest.play(&[
         Write("note", "first"),
         Snapshot("one"),
@@ -60,4 +58,13 @@ fn any_snapshot_of_the_tree_comes_back_exactly() {
         Verify,
         Reads("note", "second"),
     ]);
+    let list = rig.run_json(&["snapshot", "list", "tree"]);
+    let parents: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|view| (view["name"].as_str(), view["parent"].as_str()))
+        .collect();
+    let expected = [("one", None), ("two", Some("one")), ("branch", Some("one"))];
+    assert_eq!(parents, expected.map(|(name, parent)| (Some(name), parent)));
 }

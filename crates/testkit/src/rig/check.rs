@@ -117,8 +117,7 @@ impl Guest<'_> {
     #[track_caller]
     pub(super) fn check_after_restore(&self, name: &str, before: Before) -> Tick {
         let known = self.known_of(name);
-        let first = self.first_tick_after(before);
-        self.began.set(self.instant_of_tick(first, before));
+        let first = self.first_tick_after(before, ANSWER);
         known.check_first(first);
         self.expect_memory_of(name);
         self.verify_ok();
@@ -128,26 +127,25 @@ impl Guest<'_> {
         first
     }
 
-    /// The first tick that does not follow those of the old guest, which may have ticked on for a while.
+    /// The first tick that does not follow those of the old guest, which may have ticked on for a while; a new line of
+    /// time begins with it.
     #[track_caller]
-    fn first_tick_after(&self, before: Before) -> Tick {
+    pub(super) fn first_tick_after(&self, before: Before, patience: Duration) -> Tick {
         let old = self.console.ticks().into_iter().rev().find(|(at, _)| *at < before.at);
         let mut last = old.map(|(_, tick)| tick.tick);
-        must(
-            "see the restored guest tick",
-            self.console.wait_for("tick of the restored guest", before.mark, ANSWER, |line| {
+        let first = must(
+            "see the guest tick",
+            self.console.wait_for("tick of the guest", before.mark, patience, |line| {
                 let tick = Tick::parse(line)?;
                 let follows = last.is_some_and(|last| tick.tick == last + 1);
                 last = Some(tick.tick);
                 (!follows).then_some(tick)
             }),
-        )
-    }
-
-    fn instant_of_tick(&self, tick: Tick, before: Before) -> Instant {
+        );
         let ticks = self.console.ticks();
-        let found = ticks.iter().find(|(at, other)| *at >= before.at && *other == tick);
-        found.map_or(before.at, |(at, _)| *at)
+        let found = ticks.iter().find(|(at, tick)| *at >= before.at && *tick == first);
+        self.began.set(found.map_or(before.at, |(at, _)| *at));
+        first
     }
 
     /// The counter on each disk of a snapshot that has one, with the frozen layer that holds it.

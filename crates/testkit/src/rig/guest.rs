@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::check::Before;
 use super::{Known, Rig, must};
 use crate::console::Console;
 use crate::disk;
@@ -135,22 +136,20 @@ impl<'r> Guest<'r> {
     /// Starts the VM and waits until its guest ticks; returns what it found on its first disk.
     #[track_caller]
     pub fn start(&self) -> Option<u64> {
-        let began = Instant::now();
+        let before = self.before();
         let view = self.rig.run_json(&["vm", "start", &self.name]);
         assert_eq!(view["state"], "running");
-        self.booted(began)
+        self.booted(before)
     }
 
-    /// Waits for the first tick of a guest that boots since `began`.
+    /// Waits for the first tick of a guest that boots.
     #[track_caller]
-    pub(super) fn booted(&self, began: Instant) -> Option<u64> {
-        let since = self.console.mark_at(began);
-        let first = must("see the guest boot", self.console.wait_tick(since, BOOT));
+    pub(super) fn booted(&self, before: Before) -> Option<u64> {
+        let first = self.first_tick_after(before, BOOT);
         assert!(first.tick <= 2, "a booted guest counts from 1, and this is {first:?}");
         let line = must("ask the guest", self.console.ask("ready", "READY ", ANSWER));
         let ready = crate::report::Ready::parse(&line).unwrap_or_else(|| panic!("no such answer: {line}"));
         self.sum.replace(ready.sum);
-        self.began.set(began);
         ready.found
     }
 

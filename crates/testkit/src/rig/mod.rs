@@ -14,6 +14,7 @@ mod check;
 mod guest;
 mod play;
 mod run;
+mod stopped;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -28,6 +29,7 @@ pub use check::{Known, Restored};
 pub use guest::{Guest, GuestSpec, SpecDisk};
 pub use play::Action;
 pub use run::{Background, Run};
+pub use stopped::Stopped;
 
 /// A root of its own, and the program under test.
 #[derive(Debug)]

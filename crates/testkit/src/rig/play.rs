@@ -1,7 +1,5 @@
 //! Tests of life cycles as lists of what is done; each action checks what it promises.
 
-use std::time::Instant;
-
 use serde_json::Value;
 
 use super::guest::Guest;
@@ -122,7 +120,7 @@ impl Guest<'_> {
     /// Restores a snapshot without memory and waits for the boot; returns the counter found on the first disk.
     #[track_caller]
     pub fn restore_cold(&self, name: &str) -> Option<u64> {
-        let began = Instant::now();
+        let before = self.before();
         let view = self.rig.run_json(&["snapshot", "restore", &self.address(name)]);
         assert_eq!(
             (view["mode"].as_str(), view["state"].as_str()),
@@ -130,7 +128,7 @@ impl Guest<'_> {
             "{view}"
         );
         self.check_current(name);
-        let found = self.booted(began);
+        let found = self.booted(before);
         self.verify_ok();
         found
     }

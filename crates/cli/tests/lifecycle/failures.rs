@@ -1,0 +1,249 @@
+//! What goes wrong: bases that were changed, a disk that fills up, commands in each other's way, damage.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use vmrewind_testkit::guest::{DiskKind, Mix};
+use vmrewind_testkit::rig::Action::{Damage, Restore, Snapshot, Start, Stop, Unplug, Verify};
+use vmrewind_testkit::rig::{Background, Guest, GuestSpec, Rig};
+
+use crate::{assert_says, is_root, rig};
+
+const SOON: Duration = Duration::from_secs(120);
+
+/// Guards against building on a base that is not what it was: nothing is done, and what runs goes on.
+#[test]
+fn a_changed_base_is_noticed_before_anything_is_done() {
+    let rig = rig();
+    let spec = GuestSpec::new("changed").disk("touched.qcow2", "qcow2", DiskKind::Virtio);
+    let guest = rig.guest(spec.disk("grown.raw", "raw", DiskKind::Virtio));
+    guest.play(&[Snapshot("one")]);
+    let [touched, grown] = &guest.bases[..] else { panic!("{:?}", guest.bases) };
+    let refused = |arguments: &[&str], words: &str| {
+        let before = (rig.files(), rig.qemu_pids());
+        let error = rig.run_fails(arguments, 5);
+        assert_says(&error, words);
+        assert_says(&error, "base image");
+        let same = |files: Vec<(PathBuf, u64)>| files.into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+        assert_eq!((same(rig.files()), rig.qemu_pids()), (same(before.0), before.1), "something was done");
+    };
+    let create = ["snapshot", "create", "changed", "two"];
+    let restore = ["snapshot", "restore", "changed@one"];
+
+    let modified = fs::metadata(touched).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(touched).unwrap();
+    file.set_modified(modified + Duration::from_nanos(1000)).unwrap();
+    refused(&create, "touched.qcow2");
+    refused(&restore, "touched.qcow2");
+    guest.runs();
+    rig.run_fails(&["snapshot", "verify", "changed@one"], 7);
+    file.set_modified(modified).unwrap();
+    drop(file);
+
+    let (length, modified) = {
+        let metadata = fs::metadata(grown).unwrap();
+        (metadata.len(), metadata.modified().unwrap())
+    };
+    let file = File::options().write(true).open(grown).unwrap();
+    file.set_len(length + 4096).unwrap();
+    refused(&restore, "grown.raw");
+    guest.verify_ok();
+    guest.play(&[Unplug]);
+    refused(&["vm", "start", "changed"], "grown.raw");
+    refused(&create, "grown.raw");
+    file.set_len(length).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    guest.play(&[Start, Snapshot("two"), Restore("one"), Stop]);
+}
+
+/// A small file system in memory, for as long as this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(folder: &Path, size_mib: u32) -> Self {
+        fs::create_dir(folder).unwrap();
+        let size = format!("size={size_mib}m");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "rig"]).arg(folder).status();
+        assert!(mount.unwrap().success());
+        Self(folder.to_owned())
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Takes all space but this; gives the file that is to be removed to free it.
+    fn fill(&self, leave_bytes: u64) -> PathBuf {
+        let path = self.0.join("ballast");
+        let file = File::create(&path).unwrap();
+        let mut taken = 0;
+        // By halves: whoever writes at the same time would make one large step fail.
+        while let Some(step @ 1..) = self.free_bytes().checked_sub(leave_bytes).map(|free| free.div_ceil(2)) {
+            let flags = rustix::fs::FallocateFlags::empty();
+            if rustix::fs::fallocate(&file, flags, taken, step.next_multiple_of(4096)).is_ok() {
+                taken += step.next_multiple_of(4096);
+            }
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a test that fails can leave files open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Guards a full disk: foreseen or not, the capture fails, nothing is left of it, and the guest does not notice.
+#[test]
+fn a_disk_that_fills_up_costs_only_the_snapshot() {
+    if !is_root("a small file system") {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("rig-").tempdir().unwrap();
+    let small = SmallDisk::new(&folder.path().join("small"), 1000);
+    let rig = Rig::with_root(Path::new(env!("CARGO_BIN_EXE_vmrewind")), &small.0.join("root"));
+    // The disks hardly write: a guest that meets a full disk itself is another matter.
+    let guest =
+        rig.guest(GuestSpec::new("full").disk("disk.qcow2", "qcow2", DiskKind::Virtio).with(|options| {
+            options.memory_mib = 512;
+            options.fill_mib = 320;
+            options.mix = Mix::Random;
+            options.disk_ms = 3_600_000;
+        }));
+    guest.ask("sync", "SYNCED");
+    let before = names(&rig);
+
+    let ballast = small.fill(24 << 20);
+    let error = rig.run_fails(&["snapshot", "create", "full", "foreseen"], 1);
+    assert_says(&error, "not enough space");
+    unharmed(&guest, &before);
+    fs::remove_file(&ballast).unwrap();
+
+    let command = rig.spawn(&["snapshot", "create", "full", "unforeseen", "--json"]);
+    wait_until("the image is begun", || data_begun(&rig));
+    let ballast = small.fill(0);
+    let run = command.wait(SOON);
+    assert_eq!(run.status, 1, "{run}");
+    assert_says(&run.error(), "space");
+    unharmed(&guest, &before);
+    fs::remove_file(&ballast).unwrap();
+
+    guest.play(&[Snapshot("one"), Damage, Restore("one"), Unplug]);
+}
+
+fn names(rig: &Rig) -> Vec<PathBuf> {
+    rig.files().into_iter().map(|(path, _)| path).collect()
+}
+
+/// Whether memory has come to the store.
+fn data_begun(rig: &Rig) -> bool {
+    let store = rig.root().join("store");
+    rig.files().iter().any(|(path, bytes)| path.starts_with(&store) && *bytes > 1 << 20)
+}
+
+/// The guest runs, is right, and nothing is left of what failed.
+#[track_caller]
+fn unharmed(guest: &Guest<'_>, before: &[PathBuf]) {
+    guest.runs();
+    assert_eq!(guest.state(), "running");
+    guest.verify_ok();
+    assert_eq!(names(guest.rig), before, "something is left behind");
+    assert_eq!(guest.rig.run_json(&["snapshot", "list", &guest.name]), json!([]));
+    guest.check_layers();
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn send(command: &Background, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(command.pid()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// Begins a snapshot and holds the command still in the midst of it.
+fn begin_and_hold(rig: &Rig, vm: &str, name: &str) -> Background {
+    let journal = rig.vm_folder(vm).join("journal.json");
+    let mut command = rig.spawn(&["snapshot", "create", vm, name, "--json"]);
+    wait_until("the journal is there", || journal.exists());
+    send(&command, Signal::STOP);
+    assert!(command.is_running() && journal.exists());
+    command
+}
+
+/// Guards a guest of 2 GiB, on which captures take long enough to get in the way: a second command finds the VM busy,
+/// Ctrl-C leaves everything as before, and a damaged image is noticed before the running guest is given up for it.
+#[test]
+fn interrupted_disturbed_and_damaged_with_2_gib() {
+    let rig = rig();
+    let guest =
+        rig.guest(GuestSpec::new("big").disk("disk.qcow2", "qcow2", DiskKind::Virtio).with(|options| {
+            options.memory_mib = 2048;
+            options.cpus = 2;
+            options.fill_mib = 1024;
+        }));
+    let before = names(&rig);
+    let command = begin_and_hold(&rig, "big", "interrupted");
+    send(&command, Signal::INT);
+    send(&command, Signal::CONT);
+    let run = command.wait(SOON);
+    assert_eq!(run.status, 130, "{run}");
+    assert_eq!(run.error()["kind"], "interrupted");
+    unharmed(&guest, &before);
+
+    let command = begin_and_hold(&rig, "big", "first");
+    let error = rig.run_fails(&["snapshot", "create", "big", "second"], 6);
+    assert_eq!(error["kind"], "busy");
+    rig.run_fails(&["vm", "stop", "big", "--force"], 6);
+    assert_eq!(rig.run_json(&["snapshot", "list", "big"]), json!([]), "it is not whole yet");
+    assert_says(&guest.show(), "snapshot create");
+    send(&command, Signal::CONT);
+    let run = command.wait(SOON);
+    assert_eq!((run.status, run.json()["name"].as_str()), (0, Some("first")), "{run}");
+    rig.run_fails(&["snapshot", "show", "big@second"], 4);
+
+    guest.play(&[Snapshot("one"), Damage, Restore("one")]);
+    damaged_image(&guest);
+    guest.play(&[Restore("one"), Stop]);
+}
+
+/// One byte of the memory image is flipped and put right again.
+fn damaged_image(guest: &Guest<'_>) {
+    let rig = guest.rig;
+    let id = rig.run_json(&["snapshot", "show", "big@one"])["id"].as_str().unwrap().to_owned();
+    let store = rig.root().join("store");
+    let is_of_image = |path: &Path| path.starts_with(&store) && path.to_string_lossy().contains(&id);
+    let files = rig.files().into_iter().filter(|(path, _)| is_of_image(path));
+    let (path, bytes) = files.max_by_key(|(_, bytes)| *bytes).unwrap();
+    let flip = || {
+        let _ = Command::new("chmod").arg("u+w").arg(&path).status();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, bytes / 2).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], bytes / 2).unwrap();
+    };
+    rig.run_ok(&["snapshot", "verify", "big@one"]);
+    flip();
+    let (pids, layers) = (rig.qemu_pids(), guest.layers());
+    assert_eq!(rig.run_fails(&["snapshot", "verify", "big@one"], 7)["kind"], "damaged");
+    rig.run_fails(&["snapshot", "restore", "big@one"], 7);
+    assert_eq!((rig.qemu_pids(), guest.layers()), (pids, layers), "the running VM was touched");
+    guest.play(&[Verify]);
+    rig.run_ok(&["snapshot", "verify", "big@first"]);
+    flip();
+    rig.run_ok(&["snapshot", "verify", "big@one"]);
+}

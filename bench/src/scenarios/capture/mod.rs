@@ -10,7 +10,9 @@
 //! - **longest gap**: the longest time between any two ticks from first command to last;
 //! - **done**: from the first command until the guest runs and the way says that it is done;
 //! - **on disk**: the same until the result would survive a power cut. vmrewind and `snapshot-save` sync by
-//!   themselves; a `migrate` to a file does not, so the file is synced afterwards and the time added.
+//!   themselves; a `migrate` to a file does not, so the file is synced once the guest runs. On ext4 there is little
+//!   left to sync: QEMU truncates the file before it writes, and ext4 then writes it out when QEMU closes it, which is
+//!   within the pause.
 //!
 //! Before each turn all files of the file system are written out (`syncfs`), so that nobody pays for another's writes,
 //! and what the way left before is deleted, except vmrewind's snapshots, on which its VM goes on.

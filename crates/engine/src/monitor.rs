@@ -43,7 +43,7 @@ impl Monitor {
 
     /// Connects with little patience, for questions whose answer can be "it does not say".
     pub(crate) fn connect_briefly(run: &Path, socket: &str) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), Duration::from_millis(3000)).map_err(qmp_error)?;
+        let client = Client::connect(&run.join(socket), Duration::from_secs(5)).map_err(qmp_error)?;
         Ok(Self { client })
     }
 

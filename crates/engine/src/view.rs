@@ -30,8 +30,8 @@ pub struct VmView {
     pub snapshots: usize,
     /// The snapshot from which the present state descends directly.
     pub current: Option<String>,
-    /// When the VM was put under management.
-    pub created: Timestamp,
+    /// When the VM was put under management; null where its record can't be read.
+    pub created: Option<Timestamp>,
     /// The versioned machine type.
     pub machine: Option<String>,
     /// Memory, in bytes.

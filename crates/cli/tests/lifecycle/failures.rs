@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use vmrewind_testkit::guest::{DiskKind, Mix};
 use vmrewind_testkit::rig::Action::{Damage, Restore, Snapshot, Start, Stop, Unplug, Verify};
@@ -170,17 +169,12 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn send(command: &Background, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(command.pid()).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
-}
-
 /// Begins a snapshot and holds the command still in the midst of it.
 fn begin_and_hold(rig: &Rig, vm: &str, name: &str) -> Background {
     let journal = rig.vm_folder(vm).join("journal.json");
     let mut command = rig.spawn(&["snapshot", "create", vm, name, "--json"]);
     wait_until("the journal is there", || journal.exists());
-    send(&command, Signal::STOP);
+    command.hold();
     assert!(command.is_running() && journal.exists());
     command
 }
@@ -198,8 +192,8 @@ fn interrupted_disturbed_and_damaged_with_2_gib() {
         }));
     let before = names(&rig);
     let command = begin_and_hold(&rig, "big", "interrupted");
-    send(&command, Signal::INT);
-    send(&command, Signal::CONT);
+    command.interrupt();
+    command.go_on();
     let run = command.wait(SOON);
     assert_eq!(run.status, 130, "{run}");
     assert_eq!(run.error()["kind"], "interrupted");
@@ -211,7 +205,7 @@ fn interrupted_disturbed_and_damaged_with_2_gib() {
     rig.run_fails(&["vm", "stop", "big", "--force"], 6);
     assert_eq!(rig.run_json(&["snapshot", "list", "big"]), json!([]), "it is not whole yet");
     assert_says(&guest.show(), "snapshot create");
-    send(&command, Signal::CONT);
+    command.go_on();
     let run = command.wait(SOON);
     assert_eq!((run.status, run.json()["name"].as_str()), (0, Some("first")), "{run}");
     rig.run_fails(&["snapshot", "show", "big@second"], 4);

@@ -1,8 +1,9 @@
 //! The user's images: looked at before they are taken over, and watched for changes afterwards.
 //!
 //! An image from elsewhere can name other files of this host as its backing or data file, and QEMU would read them
-//! into the guest. Such an image is refused unless the user vouches for it. A qcow2 file's header is read by our own
-//! code first, so that no other program opens the image before it is known to be harmless.
+//! into the guest. Such an image is refused unless the user vouches for it. The header of a local qcow2 file is read by our
+//! own code first, so that no other program opens it before it is known to be harmless; what a URI or `json:{...}` of the
+//! user's own command line leads to is opened by `qemu-img info` and judged by what that says.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -246,6 +246,11 @@ impl Engine {
         guest_ran: bool,
         mut started: Option<Started>,
     ) -> Result<(Option<Started>, Option<String>)> {
+        if let Some(started) = &started
+            && !started.process.is_alive()
+        {
+            return Err(qemu_ended(&started.process));
+        }
         let (redo_plan, undo_name) = self.decide(request, held, plan, guest_ran)?;
         let guard = match &started {
             Some(_) if plan.run => Some(self.armed_guard(held)?),
@@ -343,6 +348,14 @@ impl Engine {
         begun: Instant,
     ) -> Result<RestoreView> {
         let start_ms = plan.run.then(|| milliseconds(begun.elapsed()));
+        if let Some(started) = &started
+            && !started.process.is_alive()
+        {
+            let name = &held.record.name;
+            return Err(qemu_ended(&started.process)
+                .with_kind(ErrorKind::Partial)
+                .hint(format!("the disks of '{name}' are those of the snapshot; restore it again")));
+        }
         drop(started);
         let state = state::ask(&held.folder)?.word;
         let mut notes = Vec::new();
@@ -388,6 +401,13 @@ impl Engine {
             .with_kind(kind)
             .hint(format!("`vmrewind vm start {name}` boots it from its disks"))
     }
+}
+
+/// The error for a new QEMU that ended after it had loaded the snapshot's state.
+fn qemu_ended(process: &Process) -> Error {
+    let words = spawn::log_tail(&spawn::log_path(&process.run));
+    let error = Error::failed("the restored VM's QEMU ended");
+    if words.is_empty() { error } else { error.because(crate::layers::image_tool::ToolError(words)) }
 }
 
 /// Whether the guest of a process runs.

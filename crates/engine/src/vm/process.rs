@@ -24,7 +24,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
-use crate::root::file::{io_error, read_json, write_json};
+use crate::root::file::{io_error, read_json, remove_file, write_json};
 use crate::vm::run_folder::{self, socket};
 
 /// How long a QEMU that lives may take until it can be told which process it is.
@@ -50,7 +50,7 @@ pub(crate) struct Process {
 impl Process {
     /// The QEMU of the VM in `folder`, if it runs.
     pub(crate) fn find(folder: &VmFolder) -> Result<Option<Self>> {
-        if !Alive::is_held(folder)? {
+        if !Alive::is_held(folder)? || is_known_to_have_ended(folder) {
             return Ok(None);
         }
         let deadline = Instant::now() + IDENTITY_PATIENCE;
@@ -150,6 +150,11 @@ impl Alive {
     /// # Errors
     /// `Busy` where a QEMU of this VM lives.
     pub(crate) fn take(folder: &VmFolder) -> Result<OwnedFd> {
+        if is_known_to_have_ended(folder) {
+            // A helper that it left behind can hold the old file for ever.
+            remove_file(&folder.alive())?;
+        }
+        remove_file(&folder.process())?;
         let deadline = Instant::now() + Duration::from_secs(1);
         let file = Self::open(folder)?;
         loop {
@@ -198,6 +203,13 @@ fn listener(path: &Path) -> Result<Option<u32>> {
         Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(io_error(&format!("cannot reach QEMU on '{}'", path.display()), error)),
     }
+}
+
+/// Whether the QEMU that was started last is written down, and gone: what holds `alive` is then a helper of its that it
+/// left behind. The note is removed before another QEMU is started.
+fn is_known_to_have_ended(folder: &VmFolder) -> bool {
+    matches!(read_json::<Note>(&folder.process(), RECORD_VERSION), Ok(Some(_)))
+        && remembered(folder).is_none()
 }
 
 /// The process that was written down, if it is still that one.

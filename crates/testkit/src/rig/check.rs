@@ -63,8 +63,15 @@ impl Guest<'_> {
     #[track_caller]
     pub fn snapshot(&self, name: &str, options: &[&str]) -> Value {
         let view = self.rig.run_json(&[&["snapshot", "create", &self.name, name], options].concat());
-        check_view(&view, &self.name, name);
-        let certain = instant_of(&view) - pause_of(&view);
+        self.remember(name, &view);
+        view
+    }
+
+    /// Checks the result of a `snapshot create` that has just ended, and remembers what a restore is judged by.
+    #[track_caller]
+    pub fn remember(&self, name: &str, view: &Value) {
+        check_view(view, &self.name, name);
+        let certain = instant_of(view) - pause_of(view);
         let ticks: Vec<(Instant, Tick)> = self.console.ticks();
         let ticks: Vec<_> = ticks.into_iter().filter(|(at, _)| *at >= self.began.get()).collect();
         let before = ticks.iter().rev().find(|(at, _)| *at < certain).map(|(_, tick)| *tick);
@@ -75,7 +82,6 @@ impl Guest<'_> {
             sum: self.sum.borrow().clone(),
         };
         self.known.borrow_mut().insert(name.to_owned(), known);
-        view
     }
 
     /// `snapshot restore` of one with memory, and the proof that the guest goes on where it was.

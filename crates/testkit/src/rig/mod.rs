@@ -174,11 +174,6 @@ pub fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
 }
 
-/// Sends SIGINT to a process, as Ctrl-C does.
-pub fn interrupt(pid: u32) {
-    signal(pid, rustix::process::Signal::INT);
-}
-
 fn signal(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // It fails only where the process has ended.

@@ -8,9 +8,10 @@ use std::process::{Child, ExitStatus, Output};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::must;
+use super::{must, signal};
 
 /// A run that has ended.
 #[derive(Debug, Clone)]
@@ -92,6 +93,21 @@ impl Background {
     #[track_caller]
     pub fn is_running(&mut self) -> bool {
         must("look at the program", self.child.try_wait()).is_none()
+    }
+
+    /// Makes it stand still, wherever it is.
+    pub fn hold(&self) {
+        signal(self.pid(), Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        signal(self.pid(), Signal::CONT);
+    }
+
+    /// Interrupts it, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        signal(self.pid(), Signal::INT);
     }
 
     /// Waits for its end.

@@ -37,7 +37,7 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
         ("name", view.name.clone()),
         ("state", format!("{}{pid}", view.state)),
         ("operation", view.operation.clone().unwrap_or_default()),
-        ("created", time(view.created)),
+        ("created", view.created.map_or_else(String::new, time)),
         ("machine", view.machine.clone().unwrap_or_default()),
         ("qemu", view.qemu_version.clone()),
         ("memory", view.memory_bytes.map(size).unwrap_or_default()),

@@ -1,0 +1,122 @@
+//! `snapshot create`, interrupted.
+
+use vmrewind_testkit::rig::kill;
+
+use super::{PATIENCE, check_root, names, qemu_of, rig, small};
+
+/// The steps of a live capture, with whether the snapshot exists if nothing goes on after it.
+const STEPS: [(&str, bool); 14] = [
+    ("journal-prepared", false),
+    ("layers-made", false),
+    ("layers-opened", false),
+    ("guard-armed", false),
+    ("guest-stopped", false),
+    ("disks-switched", false),
+    ("state-sent", false),
+    ("memory-taken", false),
+    ("image-durable", false),
+    ("committed", true),
+    ("manifests-written", true),
+    ("record-written", true),
+    ("manifests-removed", true),
+    ("layers-removed", true),
+];
+
+/// SIGKILL of vmrewind at any step, inside the pause included: the guest goes on by itself, and the snapshot is whole
+/// or not there.
+#[test]
+fn vmrewind_killed_at_every_step() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    let mut expected = Vec::new();
+    for (step, exists) in STEPS {
+        let name = format!("at-{step}");
+        rig.stop_at(step, &["snapshot", "create", "vm", &name]).kill();
+        // No command is run here: the guest's ticks come because the guard let it go, or because it never stopped.
+        guest.runs();
+        if exists {
+            expected.push(name);
+        }
+        assert_eq!(names(&rig, "vm"), expected, "after {step}");
+        assert_eq!(guest.state(), "running", "after {step}");
+        guest.verify_ok();
+        check_root(&guest);
+    }
+    guest.snapshot("last", &[]);
+    for name in expected.iter().rev() {
+        rig.run_ok(&["snapshot", "verify", &guest.address(name)]);
+    }
+    rig.run_ok(&["snapshot", "restore", &guest.address(&expected[0])]);
+    guest.runs();
+    guest.verify_ok();
+    guest.stop();
+    guest.check_disks();
+}
+
+/// A recovery that is itself killed, at each of its steps: the next one ends it.
+#[test]
+fn recovery_killed_and_done_again() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    for step in ["undo-guest-let-go", "committed", "record-written", "manifests-removed", "layers-removed"] {
+        rig.stop_at("disks-switched", &["snapshot", "create", "vm", "never"]).kill();
+        rig.stop_at(step, &["vm", "list"]).kill();
+        guest.runs();
+        assert_eq!(names(&rig, "vm"), Vec::<String>::new(), "recovery killed at {step}");
+        guest.verify_ok();
+        check_root(&guest);
+    }
+    guest.snapshot("works", &[]);
+    guest.stop();
+    guest.check_disks();
+}
+
+/// SIGKILL of QEMU at any step: the command says so, the VM is stopped, and boots again with all it had written.
+#[test]
+fn qemu_killed_at_every_step() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    for step in ["layers-opened", "guest-stopped", "disks-switched", "state-sent", "memory-taken"] {
+        let done = guest.verify_ok().disk;
+        let stopped = rig.stop_at(step, &["snapshot", "create", "vm", "never"]);
+        kill(qemu_of(&guest));
+        let run = stopped.go_on(PATIENCE);
+        // Once all memory has come, the capture can be completed without QEMU.
+        assert!(run.status == 1 || (step == "memory-taken" && run.status == 0), "at {step}: {run}");
+        assert_eq!(guest.state(), "stopped", "after {step}");
+        check_root(&guest);
+        let found = guest.start();
+        assert!(found >= Some(done), "after {step} the disk has {found:?}, it had {done}");
+        guest.verify_ok();
+    }
+    guest.stop();
+    guest.check_disks();
+}
+
+/// A capture of disks only, and of a stopped VM, killed at every step.
+#[test]
+fn disk_only_and_off_killed_at_every_step() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    let steps = ["layers-made", "layers-opened", "disks-switched", "committed", "record-written"];
+    for step in steps {
+        rig.stop_at(step, &["snapshot", "create", "vm", &format!("disks-{step}"), "--disk-only"]).kill();
+        guest.runs();
+        guest.verify_ok();
+        check_root(&guest);
+    }
+    guest.stop();
+    for step in ["journal-prepared", "layers-made", "committed", "manifests-written", "record-written"] {
+        rig.stop_at(step, &["snapshot", "create", "vm", &format!("off-{step}")]).kill();
+        check_root(&guest);
+    }
+    let expected = [
+        "disks-committed",
+        "disks-record-written",
+        "off-committed",
+        "off-manifests-written",
+        "off-record-written",
+    ];
+    assert_eq!(names(&rig, "vm"), expected);
+    guest.check_disks();
+}

@@ -1,0 +1,106 @@
+//! `snapshot restore`, interrupted.
+
+use vmrewind_testkit::rig::{Guest, kill};
+
+use super::{PATIENCE, check_root, qemu_of, rig, small};
+
+/// What must be after vmrewind was killed at a step of a restore and nothing but the next command was run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The old guest, which never ended.
+    Old,
+    /// The VM stopped, its disks as they were.
+    Stopped,
+    /// The restored guest; it runs before any command is run.
+    Restored,
+}
+
+const STEPS: [(&str, After); 13] = [
+    ("journal-prepared", After::Old),
+    ("layers-made", After::Old),
+    ("old-ended", After::Stopped),
+    ("qemu-spawned", After::Stopped),
+    ("qemu-started", After::Stopped),
+    ("state-loaded", After::Stopped),
+    ("guard-armed", After::Stopped),
+    ("committed", After::Restored),
+    ("manifests-written", After::Restored),
+    ("record-written", After::Restored),
+    ("guest-resumed", After::Restored),
+    ("manifests-removed", After::Restored),
+    ("layers-removed", After::Restored),
+];
+
+/// SIGKILL of vmrewind at any step: the restore is done or undone, and no guest is left paused or running on layers
+/// that are not the VM's.
+#[test]
+fn vmrewind_killed_at_every_step() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    guest.ask("write mark before", "WROTE");
+    guest.snapshot("base", &[]);
+    for (step, after) in STEPS {
+        guest.ask("write mark after", "WROTE");
+        rig.stop_at(step, &["snapshot", "restore", "vm@base", "--discard-current"]).kill();
+        if after != After::Stopped {
+            guest.runs();
+        }
+        let state = guest.state();
+        check_root(&guest);
+        match after {
+            After::Old | After::Restored => {
+                assert_eq!(state, "running", "after {step}");
+                let mark = if after == After::Old { "after" } else { "before" };
+                check_mark(&guest, mark, step);
+            }
+            After::Stopped => {
+                assert_eq!(state, "stopped", "after {step}");
+                assert_eq!(rig.qemu_pids(), Vec::<u32>::new(), "a QEMU is left after {step}");
+            }
+        }
+        rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
+        guest.runs();
+        check_mark(&guest, "before", step);
+    }
+    guest.stop();
+    guest.check_disks();
+}
+
+/// SIGKILL of the new QEMU at any step: the command says so, and the restore can be done again.
+#[test]
+fn qemu_killed_at_every_step() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    guest.ask("write mark before", "WROTE");
+    guest.snapshot("base", &[]);
+    for step in ["qemu-started", "state-loaded", "guard-armed", "committed", "record-written"] {
+        let stopped = rig.stop_at(step, &["snapshot", "restore", "vm@base", "--discard-current"]);
+        let pids = rig.qemu_pids();
+        assert_eq!(pids.len(), 1, "one QEMU at {step}");
+        kill(pids[0]);
+        let run = stopped.go_on(PATIENCE);
+        assert_ne!(run.status, 0, "at {step}: {run}");
+        assert_eq!(guest.state(), "stopped", "after {step}: {run}");
+        check_root(&guest);
+        rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
+        guest.runs();
+        check_mark(&guest, "before", step);
+    }
+    let old = qemu_of(&guest);
+    let stopped = rig.stop_at("layers-made", &["snapshot", "restore", "vm@base"]);
+    kill(old);
+    let run = stopped.go_on(PATIENCE);
+    assert_eq!(run.status, 0, "the old QEMU is not needed any more: {run}");
+    guest.runs();
+    guest.verify_ok();
+    guest.stop();
+    guest.check_disks();
+}
+
+/// The guest is right, and its file holds what it held on this line of time.
+#[track_caller]
+fn check_mark(guest: &Guest<'_>, mark: &str, step: &str) {
+    let read = guest.ask("read mark", "READ mark");
+    assert!(read.ends_with(mark), "after {step}: {read}");
+    guest.verify_ok();
+}

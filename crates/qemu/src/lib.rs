@@ -1,5 +1,5 @@
 //! Placeholder until the first part lands.
 
 pub mod cmdline;
-pub mod stream;
 pub mod qmp;
+pub mod stream;

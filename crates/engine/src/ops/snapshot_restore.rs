@@ -175,9 +175,8 @@ impl Engine {
         if !plan.start {
             return Ok(None);
         }
-        let layers =
-            plan.overlays.iter().map(|overlay| (overlay.disk.clone(), overlay.layer.clone())).collect();
-        let started = self.launch(held, plan, &layers)?;
+        let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
+        let started = self.launch(held, plan, &chains)?;
         self.host.reached("qemu-started");
         if let Some((reader, captured)) = memory {
             self.load(plan, &started, &reader, &captured)?;
@@ -186,13 +185,13 @@ impl Engine {
         Ok(Some(started))
     }
 
-    fn launch(&self, held: &Held, plan: &Plan, layers: &BTreeMap<String, LayerId>) -> Result<Started> {
+    fn launch(&self, held: &Held, plan: &Plan, chains: &BTreeMap<String, Vec<LayerId>>) -> Result<Started> {
         spawn::start(&Launch {
             host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &plan.snapshot.hardware,
-            layers,
+            chains,
             purpose: if plan.mode == RestoreMode::Eager { Purpose::Incoming } else { Purpose::BootPaused },
         })
     }
@@ -414,6 +413,13 @@ fn qemu_ended(process: &Process) -> Error {
 fn guest_runs(process: &Process) -> bool {
     let status = Monitor::connect(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
     status.is_ok_and(|status| is_running(&status))
+}
+
+/// A disk with the layers of a new delta: the delta, then those that it lies on.
+fn chain_on(held: &Held, overlay: &Overlay) -> (String, Vec<LayerId>) {
+    let below = held.record.disk(&overlay.disk).zip(overlay.parent.as_ref());
+    let below = below.and_then(|(disk, parent)| disk.chain(parent)).unwrap_or_default();
+    (overlay.disk.clone(), [vec![overlay.layer.clone()], below].concat())
 }
 
 /// Fails where a layer that the snapshot needs is missing.

@@ -4,6 +4,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::ops::vm_list::check_bases;
+use crate::record::vm::DiskRecord;
 use crate::view::VmView;
 use crate::vm::process::Process;
 use crate::vm::spawn::{self, Launch, Purpose};
@@ -20,13 +21,14 @@ impl Engine {
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
         }
         check_bases(&held.record)?;
-        let layers = held.record.disks.iter().map(|disk| (disk.name.clone(), disk.active.clone())).collect();
+        let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
+        let chains = held.record.disks.iter().map(chain).collect();
         let started = spawn::start(&Launch {
             host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,
-            layers: &layers,
+            chains: &chains,
             purpose: if paused { Purpose::BootPaused } else { Purpose::Boot },
         })?;
         tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = started.monitor()?.version(), "started");

@@ -46,8 +46,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) record: &'a VmRecord,
     /// The hardware: the VM's, or that of a snapshot.
     pub(crate) hardware: &'a Hardware,
-    /// Each disk's layer to write.
-    pub(crate) layers: &'a BTreeMap<String, LayerId>,
+    /// Each disk's layers, from the one to write down to the last above the base.
+    pub(crate) chains: &'a BTreeMap<String, Vec<LayerId>>,
     /// What for.
     pub(crate) purpose: Purpose,
 }
@@ -124,13 +124,16 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
     let values = Placeholders { name: name.to_string(), run: run_text.to_owned(), ports };
     let mut line = template.substitute(&values);
     for disk in line.disks().context(bad)? {
-        let layer = launch.layers.get(&disk.name).ok_or_else(|| {
+        let chain = launch.chains.get(&disk.name).map(Vec::as_slice).unwrap_or_default();
+        let layer = chain.first().ok_or_else(|| {
             Error::damaged(format!("disk '{}' of VM '{name}' has no layer in its record", disk.name))
         })?;
         let path = launch.folder.layer(&disk.name, layer);
         let path =
             path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
         line.set_disk_file(&disk, path).context(bad)?;
+        let base = launch.record.disk(&disk.name).and_then(|disk| disk.base.file);
+        line.keep_page_cache(&disk, chain.len() + usize::from(base.is_some())).context(bad)?;
     }
     for (id, socket) in [
         ("vmrewind-user", socket::USER),

@@ -145,7 +145,8 @@ impl DiskOptions {
     #[must_use]
     pub fn blockdev_json(&self, node_name: &str, filename: &str, backing: &Backing) -> Value {
         let mut node = json!({"driver": "qcow2", "node-name": node_name, "read-only": false});
-        let mut file = json!({"driver": "file", "filename": filename});
+        // No other host writes the file: its page cache stays when QEMU takes its block devices back.
+        let mut file = json!({"driver": "file", "filename": filename, "drop-cache": false});
         for (key, value) in [("cache.direct", self.cache_direct), ("cache.no-flush", self.cache_no_flush)] {
             if let Some(value) = value {
                 insert(&mut node, key, Value::Bool(value));
@@ -336,13 +337,13 @@ mod tests {
             node,
             json!({"driver": "qcow2", "node-name": "n", "read-only": false, "backing": null, "cache": cache,
                 "discard": "unmap", "detect-zeroes": "unmap",
-                "file": {"driver": "file", "filename": "/d.qcow2", "cache": cache, "aio": "native"}})
+                "file": {"driver": "file", "filename": "/d.qcow2", "drop-cache": false, "cache": cache, "aio": "native"}})
         );
         let plain = DiskOptions::default().blockdev_json("n", "/d", &Backing::FromHeader);
         assert_eq!(
             plain,
             json!({"driver": "qcow2", "node-name": "n", "read-only": false,
-            "file": {"driver": "file", "filename": "/d"}})
+            "file": {"driver": "file", "filename": "/d", "drop-cache": false}})
         );
     }
 

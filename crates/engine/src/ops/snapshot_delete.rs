@@ -135,5 +135,8 @@ fn refuse_needed(
         manifest.name,
         names.join(", ")
     ))
-    .hint("delete those snapshots with it, or restore another snapshot first so that the VM no longer builds on it"))
+    .hint(
+        "delete those snapshots with it (undo points too: `vmrewind snapshot list --all`); where the VM's present state \
+         is named, restore another snapshot with --discard-current first",
+    ))
 }

@@ -26,6 +26,7 @@ use crate::root::file::{io_error, make_dir, sync_dir, sync_file};
 use crate::root::lock::VmLock;
 use crate::view::VmView;
 use crate::vm::program::{self, Program};
+use crate::vm::run_folder;
 
 /// A request to put a VM under management.
 #[derive(Debug, Clone)]
@@ -100,6 +101,8 @@ impl Engine {
             let _ = fs::remove_dir_all(draft.path());
             return Err(error);
         }
+        // Made now, so that its path is known before the first start.
+        run_folder::prepare(&self.root.vm(&request.name), &id)?;
         self.vm_show(&request.name)
     }
 

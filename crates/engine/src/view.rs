@@ -134,6 +134,16 @@ pub struct MemoryView {
     pub stored_bytes: u64,
 }
 
+/// How a machine comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreMode {
+    /// All memory was loaded before the guest ran.
+    Eager,
+    /// There is no memory: the guest boots, or stays off as it was.
+    Cold,
+}
+
 /// The result of a restore.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoreView {
@@ -142,7 +152,7 @@ pub struct RestoreView {
     /// The snapshot's name.
     pub snapshot: String,
     /// `eager` or `cold`.
-    pub mode: crate::ops::snapshot_restore::RestoreMode,
+    pub mode: RestoreMode,
     /// From the command's begin to the guest running, in milliseconds; null where it does not run.
     pub start_ms: Option<f64>,
     /// The snapshot that keeps the disks as they were, `VM@NAME`, or null where nothing was abandoned.

@@ -1,4 +1,12 @@
-//! Placeholder until the first part lands.
+//! Speaks QEMU: its command line, its control protocol, its migration stream.
+//!
+//! ```text
+//!  cmdline   argv <-> what vmrewind must know and edit of it     pure values
+//!  qmp       bytes <-> commands, replies, events                 sans-IO, and one thin socket client
+//!  stream    bytes <-> pages of memory and device state          sans-IO, both ways
+//! ```
+//! Nothing here decides anything about VMs or snapshots, and nothing but `qmp::client` has files, sockets, threads or a
+//! clock: bytes and time come in, bytes and actions go out.
 
 pub mod cmdline;
 pub mod qmp;

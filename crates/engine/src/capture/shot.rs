@@ -173,12 +173,8 @@ impl Shot<'_> {
         let begun = Instant::now();
         let mut goal = downtime_goal_ms(0, self.max_pause);
         loop {
-            match Monitor::next_migration_status(events, LOOK_EVERY)? {
-                Some(MigrationStatus::PreSwitchover) => return Ok(()),
-                Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => {
-                    return Err(Miss::Method(self.failure()));
-                }
-                _ => {}
+            if self.reaches(events, LOOK_EVERY, &MigrationStatus::PreSwitchover)? {
+                return Ok(());
             }
             let passes = self.monitor.migration()?.ram.map_or(0, |ram| ram.dirty_sync_count);
             let next = downtime_goal_ms(passes, self.max_pause);
@@ -218,12 +214,8 @@ impl Shot<'_> {
         stopped: Instant,
         patience: Option<Duration>,
     ) -> std::result::Result<bool, Miss> {
-        match Monitor::next_migration_status(events, LOOK_EVERY_IN_PAUSE)? {
-            Some(MigrationStatus::Completed) => return Ok(true),
-            Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => {
-                return Err(Miss::Method(self.failure()));
-            }
-            _ => {}
+        if self.reaches(events, LOOK_EVERY_IN_PAUSE, &MigrationStatus::Completed)? {
+            return Ok(true);
         }
         self.host.cancel.check("capturing the VM")?;
         if self.max_pause.is_some_and(|max| stopped.elapsed() > max) {
@@ -246,12 +238,8 @@ impl Shot<'_> {
             return Ok(());
         }
         loop {
-            match Monitor::next_migration_status(events, LOOK_EVERY)? {
-                Some(MigrationStatus::Completed) => return Ok(()),
-                Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => {
-                    return Err(Miss::Method(self.failure()));
-                }
-                _ => {}
+            if self.reaches(events, LOOK_EVERY, &MigrationStatus::Completed)? {
+                return Ok(());
             }
             self.tell_progress(&receiver.gauge);
             self.check_alive(receiver)?;
@@ -264,6 +252,19 @@ impl Shot<'_> {
             return Err(Miss::Final(Error::failed("the guest's memory could not be received")));
         }
         Ok(())
+    }
+
+    /// Waits at most `wait` for the migration's next state, and tells whether it is `wanted`; fails where it failed.
+    fn reaches(
+        &self,
+        events: &mut EventCursor,
+        wait: Duration,
+        wanted: &MigrationStatus,
+    ) -> std::result::Result<bool, Miss> {
+        match Monitor::next_migration_status(events, wait)? {
+            Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => Err(Miss::Method(self.failure())),
+            status => Ok(status.as_ref() == Some(wanted)),
+        }
     }
 
     fn migration_is(&self, status: &MigrationStatus) -> bool {

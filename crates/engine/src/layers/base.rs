@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::layers::image_tool::qemu_img;
 use crate::layers::qcow2;
-use crate::record::vm::{BaseRecord, FileMark};
+use crate::record::vm::{BaseRecord, FileMark, VmRecord};
 use crate::root::file::io_error;
 
 /// How an image is to be looked at.
@@ -165,6 +165,11 @@ pub(crate) fn check_unchanged(disk: &str, base: &BaseRecord) -> Result<()> {
             "every snapshot of this VM reads through it: put the old file back (with its modification time, `cp -p`), \
              or copy it and make a new VM on the copy",
         ))
+}
+
+/// Notices a changed base of any disk, before anything is built on it. Errors as of [`check_unchanged`].
+pub(crate) fn check_all_unchanged(record: &VmRecord) -> Result<()> {
+    record.disks.iter().try_for_each(|disk| check_unchanged(&disk.name, &disk.base))
 }
 
 fn file_mark(metadata: &std::fs::Metadata) -> FileMark {

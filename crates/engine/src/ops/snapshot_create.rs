@@ -20,14 +20,12 @@ use crate::capture::method::methods;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
-use crate::layers::overlay;
+use crate::layers::{base, overlay};
 use crate::monitor::Monitor;
-use crate::ops::vm_list::check_bases;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
-use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin};
+use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, milliseconds};
 use crate::record::vm::{DiskRecord, VmRecord};
-use crate::root::file::allocated_bytes;
 use crate::view::SnapshotView;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
@@ -145,7 +143,7 @@ impl Engine {
             ))
             .hint(hint));
         }
-        check_bases(&held.record)?;
+        base::check_all_unchanged(&held.record)?;
         if held.record.disks.is_empty() && grade != Grade::Live {
             return Err(Error::refused(format!(
                 "VM '{vm}' has no disks, so there is nothing to keep but its memory"
@@ -335,7 +333,7 @@ fn manifest(
         total_ms: milliseconds(total),
         guest_running: plan.guest_runs,
         hardware: held.record.hardware.clone(),
-        disks: held.record.disks.iter().map(|disk| frozen(held, disk)).collect(),
+        disks: held.record.disks.iter().map(|disk| FrozenDisk::of(&held.folder, disk)).collect(),
         memory: outcome.taking.memory.as_ref().map(|summary| MemoryRecord {
             image: summary.id.as_str().to_owned(),
             bytes: summary.bytes,
@@ -344,23 +342,6 @@ fn manifest(
             stored_bytes: summary.stored_bytes,
         }),
     }
-}
-
-/// The layer that is active now, as the snapshot's manifest names it.
-pub(crate) fn frozen(held: &Held, disk: &DiskRecord) -> FrozenDisk {
-    let chain = disk.chain(&disk.active).unwrap_or_default();
-    let below = chain.iter().skip(1).map(|layer| format!("{layer}.qcow2"));
-    FrozenDisk {
-        name: disk.name.clone(),
-        layer: disk.active.clone(),
-        bytes: allocated_bytes(&held.folder.layer(&disk.name, &disk.active)),
-        below: below.chain([disk.base.location.clone()]).collect(),
-    }
-}
-
-/// A duration as the product's `*_ms` numbers: milliseconds with three decimals.
-pub(crate) fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn no_method(vm: &VmName, misses: &[(Method, Error)]) -> Error {

@@ -11,10 +11,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde::Serialize;
-use vmrewind_qemu::qmp::commands::MigrationStatus;
 use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
@@ -28,14 +26,14 @@ use crate::ids::{Address, LayerId, SnapshotId};
 use crate::journaled::image_id;
 use crate::layers::{base, overlay, qcow2};
 use crate::monitor::{Monitor, is_running};
-use crate::ops::snapshot_create::{frozen, milliseconds};
-use crate::ops::vm_stop::end_process;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
-use crate::record::snapshot::{Grade, Manifest, Method, Origin};
+use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
-use crate::replay::feed::Feed;
-use crate::view::RestoreView;
+use crate::replay::feed::{Feed, fresh_memory};
+use crate::replay::load::load;
+use crate::view::{RestoreMode, RestoreView};
+use crate::vm::end::end_process;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 use crate::vm::spawn::{self, Launch, Purpose, Started};
@@ -43,8 +41,6 @@ use crate::vm::state;
 
 /// The journal's name of this operation.
 const OPERATION: &str = "snapshot restore";
-/// How long QEMU may take to make the last devices of a stream ready.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A request to bring a snapshot back.
 #[derive(Debug, Clone)]
@@ -55,16 +51,6 @@ pub struct SnapshotRestore {
     pub paused: bool,
     /// Do not keep the disks as they are now.
     pub discard_current: bool,
-}
-
-/// How a machine comes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestoreMode {
-    /// All memory was loaded before the guest ran.
-    Eager,
-    /// There is no memory: the guest boots, or stays off as it was.
-    Cold,
 }
 
 /// What is decided before anything is done.
@@ -110,9 +96,7 @@ impl Engine {
 
     fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
         let snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
-        for disk in &held.record.disks {
-            base::check_unchanged(&disk.name, &disk.base)?;
-        }
+        base::check_all_unchanged(&held.record)?;
         let mut overlays = Vec::new();
         for frozen in &snapshot.disks {
             check_chain(held, &snapshot, &frozen.name, &frozen.layer)?;
@@ -179,7 +163,13 @@ impl Engine {
         let started = self.launch(held, plan, &chains)?;
         self.host.reached("qemu-started");
         if let Some((reader, captured)) = memory {
-            self.load(plan, &started, &reader, &captured)?;
+            let feed = Feed {
+                host: &self.host,
+                image: &reader,
+                captured: &captured,
+                fresh_memory: fresh_memory(&plan.snapshot.hardware),
+            };
+            load(&feed, &started)?;
             self.host.reached("state-loaded");
         }
         Ok(Some(started))
@@ -194,46 +184,6 @@ impl Engine {
             chains,
             purpose: if plan.mode == RestoreMode::Eager { Purpose::Incoming } else { Purpose::BootPaused },
         })
-    }
-
-    /// Feeds the captured state to a waiting QEMU and waits until it has it.
-    fn load(&self, plan: &Plan, started: &Started, reader: &ImageReader, captured: &Captured) -> Result<()> {
-        let socket = started.process.run.join(socket::STREAM);
-        let monitor = started.monitor()?;
-        let mut events = monitor.events();
-        monitor.prepare_migration(&["events"], 300)?;
-        monitor.migrate_incoming(&socket)?;
-        let feed =
-            Feed { host: &self.host, image: reader, captured, fresh_memory: fresh_memory(&plan.snapshot) };
-        let sent = feed.send(&socket);
-        let _ = std::fs::remove_file(&socket);
-        sent.and_then(|()| self.wait_loaded(&mut events)).map_err(|error| {
-            if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
-                return error;
-            }
-            // QEMU ends when it can't load a state: its own words say why.
-            started.process.wait_end(Duration::from_secs(2));
-            let words = spawn::log_tail(&spawn::log_path(&started.process.run));
-            Error::failed("QEMU did not load the snapshot's state").because(
-                crate::layers::image_tool::ToolError(if words.is_empty() {
-                    error.to_string()
-                } else {
-                    words
-                }),
-            )
-        })
-    }
-
-    fn wait_loaded(&self, events: &mut vmrewind_qemu::qmp::EventCursor) -> Result<()> {
-        let deadline = Instant::now() + LOAD_PATIENCE;
-        while Instant::now() < deadline {
-            match Monitor::next_migration_status(events, Duration::from_millis(50))? {
-                Some(MigrationStatus::Completed) => return Ok(()),
-                Some(MigrationStatus::Failed) => return Err(Error::failed("QEMU could not load the state")),
-                _ => self.check_cancel("loading the snapshot's state")?,
-            }
-        }
-        Err(Error::failed("QEMU did not load the state in time"))
     }
 
     /// Commits the restore and lets the guest run. Gives the name of the undo point.
@@ -333,7 +283,7 @@ impl Engine {
             total_ms: 0.0,
             guest_running: guest_ran,
             hardware: held.record.hardware.clone(),
-            disks: held.record.disks.iter().map(|disk| frozen(held, disk)).collect(),
+            disks: held.record.disks.iter().map(|disk| FrozenDisk::of(&held.folder, disk)).collect(),
             memory: None,
         })
     }
@@ -404,9 +354,7 @@ impl Engine {
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.
 fn qemu_ended(process: &Process) -> Error {
-    let words = spawn::log_tail(&spawn::log_path(&process.run));
-    let error = Error::failed("the restored VM's QEMU ended");
-    if words.is_empty() { error } else { error.because(crate::layers::image_tool::ToolError(words)) }
+    spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), &process.run)
 }
 
 /// Whether the guest of a process runs.
@@ -438,12 +386,4 @@ fn check_chain(held: &Held, snapshot: &Manifest, disk: &str, layer: &LayerId) ->
         Some(missing) => damaged(format!("layer '{}' is missing", missing.display())),
         None => Ok(()),
     }
-}
-
-/// Whether no file is behind the VM's memory.
-fn fresh_memory(snapshot: &Manifest) -> bool {
-    let words = &snapshot.hardware.command_line;
-    !words
-        .iter()
-        .any(|word| word.trim_start_matches('-') == "mem-path" || word.contains("memory-backend-file"))
 }

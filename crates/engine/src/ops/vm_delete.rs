@@ -10,11 +10,11 @@ use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, Result};
 use crate::ids::{SnapshotId, VmName};
 use crate::journaled::remove_image;
-use crate::ops::vm_stop::end_process;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error, sync_dir};
 use crate::root::lock::VmLock;
+use crate::vm::end::end_process;
 use crate::vm::process::Process;
 use crate::vm::run_folder;
 

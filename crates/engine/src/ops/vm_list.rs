@@ -8,7 +8,7 @@ use crate::engine::{Engine, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::record::snapshot::Origin;
-use crate::record::vm::{DiskRecord, VmRecord};
+use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
 use crate::view::{DiskState, VmView};
@@ -118,9 +118,4 @@ fn chain_of(folder: &VmFolder, disk: &DiskRecord) -> Vec<String> {
     let layers = disk.chain(&disk.active).unwrap_or_default();
     let layers = layers.iter().map(|layer| folder.layer(&disk.name, layer).display().to_string());
     layers.chain([disk.base.location.clone()]).collect()
-}
-
-/// Fails where a base was changed since it was taken over, before anything is built on it.
-pub(crate) fn check_bases(record: &VmRecord) -> Result<()> {
-    record.disks.iter().try_for_each(|disk| crate::layers::base::check_unchanged(&disk.name, &disk.base))
 }

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
-use crate::ops::vm_list::check_bases;
+use crate::layers::base::check_all_unchanged;
 use crate::record::vm::DiskRecord;
 use crate::view::VmView;
 use crate::vm::process::Process;
@@ -20,7 +20,7 @@ impl Engine {
             return Err(Error::refused(format!("VM '{name}' runs already (pid {})", process.mark.pid))
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
         }
-        check_bases(&held.record)?;
+        check_all_unchanged(&held.record)?;
         let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
         let chains = held.record.disks.iter().map(chain).collect();
         let started = spawn::start(&Launch {

@@ -8,6 +8,7 @@ use crate::host::Cancel;
 use crate::ids::VmName;
 use crate::monitor::{Monitor, is_running};
 use crate::view::VmView;
+use crate::vm::end::end_process;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 
@@ -20,8 +21,6 @@ pub struct VmStop {
     pub timeout: Duration,
 }
 
-/// How long QEMU may take to end by itself once it is told to.
-const QUIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the power button is pressed again: a guest that is still booting misses it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,15 +45,6 @@ impl Engine {
         }
         self.vm_show(name)
     }
-}
-
-/// Ends QEMU: asked first, so that it writes its caches out, by signal where it does not answer.
-pub(crate) fn end_process(process: &Process) -> Result<()> {
-    let asked = Monitor::connect_briefly(&process.run, socket::OPERATION).and_then(|monitor| monitor.quit());
-    if asked.is_ok() && process.wait_end(QUIT_PATIENCE) {
-        return Ok(());
-    }
-    process.kill()
 }
 
 fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duration) -> Result<()> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName};
 use crate::record::RECORD_VERSION;
-use crate::record::vm::{Hardware, VmRecord};
+use crate::record::vm::{DiskRecord, Hardware, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{io_error, read_json, write_json};
+use crate::root::file::{allocated_bytes, io_error, read_json, write_json};
 
 /// What a snapshot promises. Ordered by what a restored guest can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,25 @@ pub(crate) struct FrozenDisk {
     pub(crate) bytes: u64,
     /// The layers below it, nearest first, down to the base's location: for people.
     pub(crate) below: Vec<String>,
+}
+
+impl FrozenDisk {
+    /// The layer of a disk that is active now, as the manifest of a snapshot names it.
+    pub(crate) fn of(folder: &VmFolder, disk: &DiskRecord) -> Self {
+        let chain = disk.chain(&disk.active).unwrap_or_default();
+        let below = chain.iter().skip(1).map(|layer| format!("{layer}.qcow2"));
+        Self {
+            name: disk.name.clone(),
+            layer: disk.active.clone(),
+            bytes: allocated_bytes(&folder.layer(&disk.name, &disk.active)),
+            below: below.chain([disk.base.location.clone()]).collect(),
+        }
+    }
+}
+
+/// A duration as the product's `*_ms` numbers: milliseconds with three decimals.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The memory image in the store.

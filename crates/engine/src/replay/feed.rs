@@ -10,6 +10,7 @@ use vmrewind_store::{ImageReader, SpaceIndex};
 use crate::capture::receive::store_error;
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, Step};
+use crate::record::vm::Hardware;
 use crate::root::file::io_error;
 
 /// Pages read from the image and sent at once: 1 MiB.
@@ -130,4 +131,11 @@ fn flush(stream: &mut UnixStream, out: &mut Vec<u8>) -> Result<()> {
 
 fn encode_error(error: EncodeError) -> Error {
     Error::failed("the snapshot's memory can't be sent to QEMU").because(error)
+}
+
+/// Whether memory of this hardware comes up as zeros: no file is behind it.
+pub(crate) fn fresh_memory(hardware: &Hardware) -> bool {
+    let names_file =
+        |word: &String| word.trim_start_matches('-') == "mem-path" || word.contains("memory-backend-file");
+    !hardware.command_line.iter().any(names_file)
 }

@@ -1,5 +1,6 @@
 //! The QEMU process of a VM: found, started, watched, ended.
 
+pub(crate) mod end;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod run_folder;

@@ -12,6 +12,7 @@ use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::ids::LayerId;
+use crate::layers::image_tool::ToolError;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
@@ -68,7 +69,7 @@ pub(crate) struct Started {
 pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
     let argv = command_line(launch, &run)?;
-    let log = run.join(QEMU_LOG);
+    let log = log_path(&run);
     let mut child = spawn(&argv, launch, &log)?;
     launch.host.reached("qemu-spawned");
     match connect(&mut child, launch.folder, &run) {
@@ -76,7 +77,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(explain(error, launch.record, &log))
+            Err(explain(error, launch.record, &run))
         }
     }
 }
@@ -102,12 +103,13 @@ impl Drop for Started {
     }
 }
 
-/// The last lines of QEMU's output.
-pub(crate) fn log_tail(log: &Path) -> String {
-    let bytes = fs::read(log).unwrap_or_default();
+/// Makes the last lines of QEMU's output the cause of an error, where there are any.
+pub(crate) fn with_last_words(error: Error, run: &Path) -> Error {
+    let bytes = fs::read(log_path(run)).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8192)..]).into_owned();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    let words = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
+    if words.is_empty() { error } else { error.because(ToolError(words)) }
 }
 
 /// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
@@ -205,15 +207,9 @@ fn connect(child: &mut Child, folder: &VmFolder, run: &Path) -> Result<(Process,
     Ok((process, monitor))
 }
 
-fn explain(error: Error, record: &VmRecord, log: &Path) -> Error {
-    let words = log_tail(log);
-    let mut told = Error::new(error.kind(), format!("QEMU did not start VM '{}'", record.name));
-    told = if words.is_empty() {
-        told.because(error)
-    } else {
-        told.because(crate::layers::image_tool::ToolError(words))
-    };
-    told.hint(format!("all of QEMU's output is in '{}'", log.display()))
+fn explain(error: Error, record: &VmRecord, run: &Path) -> Error {
+    let told = Error::new(error.kind(), format!("QEMU did not start VM '{}'", record.name)).because(error);
+    with_last_words(told, run).hint(format!("all of QEMU's output is in '{}'", log_path(run).display()))
 }
 
 /// Where a VM's QEMU writes its output.

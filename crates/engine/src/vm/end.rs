@@ -1,0 +1,20 @@
+//! Ends the QEMU of a VM.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::monitor::Monitor;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+
+/// How long QEMU may take to end by itself once it is told to.
+const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends QEMU: asked first, so that it writes its caches out, by signal where it does not answer.
+pub(crate) fn end_process(process: &Process) -> Result<()> {
+    let asked = Monitor::connect_briefly(&process.run, socket::OPERATION).and_then(|monitor| monitor.quit());
+    if asked.is_ok() && process.wait_end(QUIT_PATIENCE) {
+        return Ok(());
+    }
+    process.kill()
+}

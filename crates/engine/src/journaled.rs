@@ -34,6 +34,9 @@ use crate::vm::run_folder::socket;
 /// How long a guest may take to be let go.
 const LET_GO_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a QEMU that does not answer any more may take to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The journal of one VM and what is needed to carry it out. The VM's lock is held.
 #[derive(Clone, Copy)]
 pub(crate) struct Ledger<'a> {
@@ -98,7 +101,11 @@ impl Ledger<'_> {
     pub(crate) fn undo(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
         let process = Process::find(self.folder)?;
         let kept = match (process, plan.cause) {
-            (Some(process), Cause::Capture) => self.keep_switched(&process, plan)?,
+            (Some(process), Cause::Capture) => match self.keep_switched(&process, plan) {
+                // It was about to end when it was found.
+                Err(_) if process.wait_end(END_PATIENCE) => self.keep_written(plan)?,
+                kept => kept?,
+            },
             (None, Cause::Capture) => self.keep_written(plan)?,
             (Some(process), Cause::Restore) => {
                 if plan.qemu == Some(process.mark) {

@@ -55,15 +55,21 @@ fn check_root(guest: &Guest<'_>) {
     let chain_of = |view: &Value| view["chain"].as_array().cloned().unwrap_or_default();
     let show = guest.show();
     let chains: Vec<Value> = show["disks"].as_array().into_iter().flatten().flat_map(chain_of).collect();
+    let runs = !show["pid"].is_null();
+    let is_active = |layer: &Path| show["disks"].to_string().contains(&format!("\"active\":{layer:?}"));
     for layer in guest.layers() {
-        check_layer(&layer);
+        // What a running QEMU writes can't be judged from outside.
+        if !runs || !is_active(&layer) {
+            check_layer(&layer);
+        }
         let listed = chains.iter().any(|path| path.as_str() == layer.to_str());
         let id = layer.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         assert!(listed || list.to_string().contains(&id), "layer {} belongs to nothing", layer.display());
     }
 }
 
-/// A layer is sound. Clusters allocated and not used are what a killed QEMU leaves (exit status 3), and no fault.
+/// A layer is sound. Clusters allocated and not used are what a killed QEMU leaves (exit status 3): they are freed
+/// before the layer is written on or frozen, so none is left once the VM was started and stopped again.
 fn check_layer(layer: &Path) {
     let output = Command::new("qemu-img").args(["check", "-q", "-U", "-f", "qcow2"]).arg(layer).output();
     let output = output.expect("qemu-img runs");

@@ -29,12 +29,22 @@ pub(crate) fn qemu_img<S: AsRef<OsStr>>(doing: &str, arguments: &[S]) -> Result<
 /// `Damaged` where it is corrupt or missing, `Failed` where it can't be checked. Clusters that are allocated and not
 /// used, as a killed QEMU leaves them, are no damage.
 pub(crate) fn check_layer(path: &Path) -> Result<()> {
+    run_check(path, &["-U"])
+}
+
+/// Frees the clusters of a layer that nobody has open which are allocated and not used. Errors as of [`check_layer`].
+pub(crate) fn free_leaks(path: &Path) -> Result<()> {
+    run_check(path, &["-r", "leaks"])
+}
+
+fn run_check(path: &Path, options: &[&str]) -> Result<()> {
     /// Exit statuses of `qemu-img check` (its manual page).
     const CORRUPT: i32 = 2;
     const LEAKED: i32 = 3;
     let doing = format!("cannot check layer '{}'", path.display());
     let output = Command::new("qemu-img")
-        .args(["check", "-q", "-U", "-f", "qcow2"])
+        .args(["check", "-q", "-f", "qcow2"])
+        .args(options)
         .arg(path)
         .stdin(Stdio::null())
         .output()

@@ -5,3 +5,4 @@ pub(crate) mod image_tool;
 pub(crate) mod needs;
 pub(crate) mod overlay;
 pub(crate) mod qcow2;
+pub(crate) mod tidy;

@@ -20,6 +20,7 @@ use crate::capture::method::methods;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
+use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay};
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
@@ -144,6 +145,9 @@ impl Engine {
             .hint(hint));
         }
         base::check_all_unchanged(&held.record)?;
+        if process.is_none() {
+            tidy(&held.folder, &held.record)?;
+        }
         if held.record.disks.is_empty() && grade != Grade::Live {
             return Err(Error::refused(format!(
                 "VM '{vm}' has no disks, so there is nothing to keep but its memory"

@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::journaled::image_id;
+use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
 use crate::monitor::{Monitor, is_running};
 use crate::record::RECORD_VERSION;
@@ -153,9 +154,11 @@ impl Engine {
         }
         if let Some(old) = old {
             self.host.reached("layers-made");
-            end_process(old)?;
+            end_process(old, &held.folder)?;
             self.host.reached("old-ended");
         }
+        // The layers that are abandoned are frozen as an undo point.
+        tidy(&held.folder, &held.record)?;
         if !plan.start {
             return Ok(None);
         }

@@ -51,17 +51,14 @@ impl Engine {
             // Before anything else: this must work also where QEMU hangs.
             let locked = self.lock(name)?;
             if let Some(process) = Process::find(&locked.folder)? {
-                end_process(&process)?;
+                end_process(&process, &locked.folder)?;
             }
         }
         let held = self.hold_vm(name)?;
         let plan = plan(&held)?;
         if let Some(process) = Process::find(&held.folder)? {
-            if !force {
-                return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
-                    .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
-            }
-            end_process(&process)?;
+            return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
+                .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
         }
         let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
         fs::rename(held.folder.path(), &gone)

@@ -34,7 +34,7 @@ impl Engine {
             // Before anything else: this must work also where QEMU hangs and an operation can't be recovered from.
             let locked = self.lock(name)?;
             if let Some(process) = Process::find(&locked.folder)? {
-                end_process(&process)?;
+                end_process(&process, &locked.folder)?;
             }
             self.ledger(&locked.folder).recover()?;
         } else {
@@ -52,7 +52,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
     let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
     let status = monitor.status()?;
     if status == vmrewind_qemu::qmp::commands::RunState::Shutdown {
-        return end_process(process);
+        return end_process(process, &held.folder);
     }
     if !is_running(&status) {
         return Err(Error::failed(format!("VM '{name}' is {status}: its guest can't power off"))
@@ -74,7 +74,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
             return Ok(());
         }
         if monitor.status().is_ok_and(|status| status == vmrewind_qemu::qmp::commands::RunState::Shutdown) {
-            return end_process(process);
+            return end_process(process, &held.folder);
         }
     }
     Err(Error::failed(format!("the guest of VM '{name}' did not power off within {} s", timeout.as_secs()))

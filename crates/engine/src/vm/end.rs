@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::monitor::Monitor;
+use crate::root::VmFolder;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 
@@ -11,10 +12,10 @@ use crate::vm::run_folder::socket;
 const QUIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ends QEMU: asked first, so that it writes its caches out, by signal where it does not answer.
-pub(crate) fn end_process(process: &Process) -> Result<()> {
+pub(crate) fn end_process(process: &Process, folder: &VmFolder) -> Result<()> {
     let asked = Monitor::connect_briefly(&process.run, socket::OPERATION).and_then(|monitor| monitor.quit());
     if asked.is_ok() && process.wait_end(QUIT_PATIENCE) {
-        return Ok(());
+        return Process::forget(folder);
     }
     process.kill()
 }

@@ -102,6 +102,16 @@ impl Process {
         Ok(process.is_alive().then_some(process))
     }
 
+    /// Whether a QEMU was written down that nobody has tidied up after.
+    pub(crate) fn left_its_note(folder: &VmFolder) -> bool {
+        folder.process().exists()
+    }
+
+    /// Removes the note of a QEMU that has ended, its images closed or tidied.
+    pub(crate) fn forget(folder: &VmFolder) -> Result<()> {
+        remove_file(&folder.process()).map(drop)
+    }
+
     /// Whether the process has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         !self.wait_end(Duration::ZERO)

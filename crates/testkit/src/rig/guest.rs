@@ -150,6 +150,10 @@ impl<'r> Guest<'r> {
         let line = must("ask the guest", self.console.ask("ready", "READY ", ANSWER));
         let ready = crate::report::Ready::parse(&line).unwrap_or_else(|| panic!("no such answer: {line}"));
         self.sum.replace(ready.sum);
+        // Before its first round a disk has no counter yet that a snapshot could be judged by.
+        while !self.bases.is_empty()
+            && must("see a tick", self.console.wait_tick(self.console.mark(), ANSWER)).done == 0
+        {}
         ready.found
     }
 

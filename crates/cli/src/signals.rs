@@ -1,9 +1,10 @@
 //! Turns SIGINT, SIGTERM and SIGHUP into a request to stop.
 //!
 //! The engine looks at the request between steps and leaves the VM as it was. More of these signals change nothing: a
-//! pause under way is always ended properly.
+//! pause under way is always ended properly. Ctrl-Z and its like do nothing: a vmrewind that stands still within a pause
+//! would leave the guest standing still too.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
 use signal_hook::iterator::Signals;
 use vmrewind_engine::{Cancel, Error, Result};
 
@@ -13,12 +14,13 @@ use vmrewind_engine::{Cancel, Error, Result};
 /// `Failed` where a handler or the thread can't be set up.
 pub(crate) fn watch(cancel: &Cancel) -> Result<()> {
     let cannot = |error| Error::failed("cannot watch for signals").because(error);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU]).map_err(cannot)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for signal in signals.forever() {
+            let asks_to_stop = |signal: &i32| [SIGINT, SIGTERM, SIGHUP].contains(signal);
+            for signal in signals.forever().filter(asks_to_stop) {
                 tracing::info!(signal, "asked to stop");
                 cancel.cancel();
             }

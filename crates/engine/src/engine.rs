@@ -74,7 +74,11 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Busy`, `Damaged`, or what went wrong with the recovery.
     pub(crate) fn hold_vm(&self, name: &VmName) -> Result<HeldVm> {
-        let locked = self.lock(name)?;
+        self.recovered(name, self.lock(name)?)
+    }
+
+    /// Finishes or undoes what a dead command left on a VM whose lock is held, and reads the VM.
+    pub(crate) fn recovered(&self, name: &VmName, locked: Locked) -> Result<HeldVm> {
         self.ledger(&locked.folder).recover()?;
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })

@@ -90,6 +90,13 @@ impl Error {
         self
     }
 
+    /// Puts what another program said before the causes.
+    #[must_use]
+    pub(crate) fn with_words(mut self, words: String) -> Self {
+        let source = self.source.take();
+        self.because(Words { words, source })
+    }
+
     /// Wraps this error in one of the same kind and hint whose message says what was being done.
     #[must_use]
     pub fn while_doing(self, message: impl Into<String>) -> Self {
@@ -127,6 +134,25 @@ impl Error {
             next = cause.source();
         }
         causes
+    }
+}
+
+/// What another program said, above the cause that was known already.
+#[derive(Debug)]
+struct Words {
+    words: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl StdError for Words {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
     }
 }
 

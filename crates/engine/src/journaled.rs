@@ -15,14 +15,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use vmrewind_qemu::qmp::commands::RunState;
 use vmrewind_store::{ImageId, Store};
 
 use crate::capture::receive::store_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::layers::qcow2;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
@@ -77,6 +76,7 @@ impl Ledger<'_> {
     /// # Errors
     /// `Partial` where it is decided but not complete; any other where it is not decided.
     pub(crate) fn commit(&self, operation: &str, plan: RedoPlan) -> Result<()> {
+        self.sync_layers(&plan)?;
         let journal = Journal::new(operation, self.host.clock.now(), Phase::Commit(Box::new(plan)));
         let saved = journal.save(self.folder);
         if saved.is_err() && !self.is_committed() {
@@ -120,6 +120,10 @@ impl Ledger<'_> {
             (None, Cause::Restore) => Vec::new(),
         };
         self.host.reached("undo-guest-let-go");
+        // Nothing names the image, and what it takes may be what the rest needs on a full disk.
+        if let Some(image) = &plan.image {
+            remove_image(self.store, image)?;
+        }
         let mut record = VmRecord::read(self.folder)?;
         for overlay in &kept {
             if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk)
@@ -129,14 +133,7 @@ impl Ledger<'_> {
             }
         }
         let dropped = plan.overlays.iter().filter(|overlay| !kept.contains(overlay)).cloned().collect();
-        self.commit(
-            operation,
-            RedoPlan {
-                remove_layers: dropped,
-                remove_images: plan.image.iter().cloned().collect(),
-                ..RedoPlan::of(record)
-            },
-        )
+        self.commit(operation, RedoPlan { remove_layers: dropped, ..RedoPlan::of(record) })
     }
 
     /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.
@@ -176,7 +173,7 @@ impl Ledger<'_> {
     /// Carries a decided operation out.
     fn redo(&self, plan: &RedoPlan) -> Result<()> {
         for manifest in &plan.write {
-            self.freeze(manifest)?;
+            self.freeze(manifest);
             manifest.save(self.folder)?;
         }
         self.host.reached("manifests-written");
@@ -205,17 +202,24 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Makes the layers of a new snapshot durable and read-only before the manifest names them.
-    fn freeze(&self, manifest: &Manifest) -> Result<()> {
-        for disk in &manifest.disks {
-            let path = self.folder.layer(&disk.name, &disk.layer);
-            if path.exists() {
-                sync_file(&path)?;
-                // Only a reminder for people and programs: QEMU opens it read-only anyway.
-                let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o400));
+    /// Makes the layers that new manifests name durable, before the journal promises them.
+    fn sync_layers(&self, plan: &RedoPlan) -> Result<()> {
+        for manifest in &plan.write {
+            for disk in &manifest.disks {
+                sync_file(&self.folder.layer(&disk.name, &disk.layer)).map_err(|error| {
+                    error.while_doing(format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name))
+                })?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the layers of a snapshot read-only: a reminder for people and programs, since QEMU never writes them.
+    fn freeze(&self, manifest: &Manifest) {
+        for disk in &manifest.disks {
+            let path = self.folder.layer(&disk.name, &disk.layer);
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o400));
+        }
     }
 }
 
@@ -233,11 +237,6 @@ fn let_guest_go(monitor: &Monitor) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Whether `cont` is ours to say. A guest that panicked, powered off or met a full disk stands still for itself.
-fn stands_still_for_us(state: &RunState) -> bool {
-    matches!(state, RunState::Paused | RunState::Postmigrate | RunState::FinishMigrate | RunState::Prelaunch)
 }
 
 /// Removes a memory image.

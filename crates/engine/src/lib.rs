@@ -42,4 +42,6 @@ pub use ops::vm_create::{Configuration, NewMachine, VmCreate};
 pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
-pub use view::{DiskState, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView};
+pub use view::{
+    DiskState, Listing, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView,
+};

@@ -60,11 +60,16 @@ impl Monitor {
 
     fn execute<C: Command>(&self, command: &C) -> Result<C::Reply> {
         self.client.execute(command, ANSWER_PATIENCE).map_err(|error| {
-            for line in self.client.transcript() {
-                tracing::debug!(target: "qmp", "{line}");
-            }
+            self.show_transcript();
             qmp_error(error)
         })
+    }
+
+    /// Logs what was said last, for whoever wants to know why something failed.
+    fn show_transcript(&self) {
+        for line in self.client.transcript() {
+            tracing::info!(target: "qmp", "{line}");
+        }
     }
 
     /// The version of QEMU, as `10.0.2`.
@@ -102,6 +107,7 @@ impl Monitor {
                 Err(error) => {
                     let not_yet = error.refusal().is_some_and(|refusal| refusal.desc.contains("finalized"));
                     if !not_yet || Instant::now() >= deadline {
+                        self.show_transcript();
                         return Err(qmp_error(error));
                     }
                 }
@@ -228,7 +234,13 @@ impl Monitor {
     }
 }
 
-/// Whether the guest's processors run, or stand still only because the migration is at its end.
+/// Whether the guest stands still because vmrewind stopped it, so that `cont` is ours to say. One that panicked, powered
+/// off or met a full disk stands still for itself.
+pub(crate) fn stands_still_for_us(state: &RunState) -> bool {
+    matches!(state, RunState::Paused | RunState::Postmigrate | RunState::FinishMigrate | RunState::Prelaunch)
+}
+
+/// Whether the guest's processors run.
 pub(crate) fn is_running(state: &RunState) -> bool {
     matches!(state, RunState::Running)
 }

@@ -6,8 +6,24 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
 use crate::record::vm::VmRecord;
+
+/// What could be read of many, and why the rest could not.
+#[derive(Debug)]
+pub struct Listing<T> {
+    /// What could be read.
+    pub items: Vec<T>,
+    /// One error for each VM that could not be read.
+    pub unreadable: Vec<Error>,
+}
+
+impl<T> Default for Listing<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), unreadable: Vec::new() }
+    }
+}
 
 /// A VM, as `vm list` and `vm show` give it.
 #[derive(Debug, Clone, Serialize)]

@@ -1,5 +1,6 @@
 //! `snapshot restore`, interrupted.
 
+use serde_json::json;
 use vmrewind_testkit::rig::{Guest, kill};
 
 use super::{PATIENCE, check_root, qemu_of, rig, small};
@@ -103,4 +104,30 @@ fn check_mark(guest: &Guest<'_>, mark: &str, step: &str) {
     let read = guest.ask("read mark", "READ mark");
     assert!(read.ends_with(mark), "after {step}: {read}");
     guest.verify_ok();
+}
+
+/// A capture that was undone leaves its layers on the VM's chain. What lies below an empty one must not be taken for
+/// nothing when a restore decides whether there is anything to keep.
+#[test]
+fn data_below_a_layer_of_an_undone_capture_is_kept() {
+    let rig = rig();
+    let guest = rig.guest(small("vm"));
+    guest.snapshot("base", &[]);
+    guest.ask("write mark kept", "WROTE");
+    guest.ask("sync", "SYNCED");
+    guest.qmp("stop", &json!({}));
+    rig.stop_at("disks-switched", &["snapshot", "create", "vm", "never"]).kill();
+    assert_eq!(guest.state(), "paused");
+    rig.run_ok(&["vm", "stop", "vm", "--force"]);
+    let view = rig.run_json(&["snapshot", "restore", "vm@base"]);
+    assert_eq!(view["undo"], "vm@undo-1", "{view}");
+    guest.runs();
+    check_root(&guest);
+    let view = rig.run_json(&["snapshot", "restore", "vm@undo-1", "--discard-current"]);
+    assert_eq!(view["mode"], "cold", "{view}");
+    guest.stop();
+    guest.start();
+    let read = guest.ask("read mark", "READ mark");
+    assert!(read.ends_with("kept"), "{read}");
+    check_root(&guest);
 }

@@ -102,3 +102,21 @@ fn long_roots_and_odd_names_work() {
     rig.run_ok(&["vm", "delete", "odd", "-y"]);
     assert!(!std::path::Path::new(&run).exists(), "{run} is left behind");
 }
+
+/// A disk that its user grew must not shrink under the guest at the next snapshot or restore.
+#[test]
+fn a_disk_that_was_grown_keeps_its_size() {
+    const GROWN: u64 = 96 << 20;
+    let rig = rig();
+    let guest = rig.guest(GuestSpec::new("grown").disk("disk.raw", "raw", DiskKind::Virtio));
+    guest.qmp("block_resize", &json!({ "device": "disk0", "size": GROWN }));
+    let size_of_top =
+        || guest.qmp("query-block", &json!({}))[0]["inserted"]["image"]["virtual-size"].as_u64();
+    assert_eq!(size_of_top(), Some(GROWN));
+    guest.snapshot("one", &[]);
+    assert_eq!(size_of_top(), Some(GROWN));
+    guest.restore("one", &[]);
+    assert_eq!(size_of_top(), Some(GROWN));
+    guest.stop();
+    guest.check_disks();
+}

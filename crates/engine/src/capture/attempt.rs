@@ -10,7 +10,7 @@ use crate::capture::guard::{Guard, Watch};
 use crate::capture::method::Bounds;
 use crate::capture::receive::store_error;
 use crate::engine::{Engine, Held};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::SnapshotId;
 use crate::journaled::image_id;
@@ -108,7 +108,15 @@ impl<'a> Attempt<'a> {
 
 /// Refuses a VM whose devices QEMU can't capture, saying which.
 fn refuse_blocked(monitor: &Monitor, held: &Held) -> Result<()> {
-    let reasons = monitor.migration()?.blocked_reasons;
+    let migration = monitor.migration()?;
+    if migration.status.is_some_and(|status| !status.is_over()) {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("a migration of VM '{}' is under way", held.record.name),
+        )
+        .hint("wait until it is over, then try again"));
+    }
+    let reasons = migration.blocked_reasons;
     if reasons.is_empty() {
         return Ok(());
     }

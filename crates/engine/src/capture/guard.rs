@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
-use crate::monitor::{Monitor, is_running};
+use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Journal, Phase};
 use crate::root::VmFolder;
 use crate::vm::run_folder::{self, socket};
@@ -142,7 +142,7 @@ fn rescue(monitor: &Monitor) -> Result<()> {
     let mut running_since: Option<Instant> = None;
     loop {
         let _ = monitor.cancel_migration();
-        if is_running(&monitor.status()?) {
+        if !stands_still_for_us(&monitor.status()?) {
             let since = *running_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= CALM {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! One attempt to capture a running VM by one method, from the first QMP command to the resumed guest.
 //!
-//! The attempt owns the pause: [`Shot::take`] returns only when the guest runs again (if it ran before), whatever
-//! happened. What it changed in QEMU besides (the disks' top layers) the caller's journal undoes.
+//! The attempt owns the pause: [`Shot::take`] lets the guest run again (if it ran before) before it returns, whatever
+//! happened; where QEMU does not do that within half a minute, the guard goes on trying. What it changed in QEMU besides (the disks' top layers) the caller's journal undoes.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::capture::method::{Bounds, downtime_goal_ms};
 use crate::capture::receive::{Gauge, Received, Receiver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Host, Step};
-use crate::monitor::{DiskSwitch, Monitor, is_running};
+use crate::monitor::{DiskSwitch, Monitor, stands_still_for_us};
 use crate::record::snapshot::Method;
 use crate::vm::run_folder::socket;
 
@@ -238,7 +238,9 @@ impl Shot<'_> {
             return Ok(());
         }
         loop {
-            if self.reaches(events, LOOK_EVERY, &MigrationStatus::Completed)? {
+            // Its end can have been seen in the pause already.
+            let ended = receiver.gauge.ended() && self.migration_is(&MigrationStatus::Completed);
+            if ended || self.reaches(events, LOOK_EVERY, &MigrationStatus::Completed)? {
                 return Ok(());
             }
             self.tell_progress(&receiver.gauge);
@@ -306,7 +308,7 @@ impl Shot<'_> {
             Ok(info) => info.status.is_none_or(|status| status.is_over()),
             Err(_) => return self.monitor.is_gone(),
         };
-        idle && (!self.guest_runs || self.monitor.status().is_ok_and(|status| is_running(&status)))
+        idle && (!self.guest_runs || self.monitor.status().is_ok_and(|status| !stands_still_for_us(&status)))
     }
 
     /// The time from QEMU's STOP event to its RESUME event.

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::image_tool::qemu_img;
+use crate::layers::qcow2;
 use crate::record::journal::Overlay;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
@@ -21,7 +22,7 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
         Some(parent) => (format!("{parent}.qcow2"), "qcow2"),
         None => (disk.base.location.clone(), disk.base.format.as_str()),
     };
-    let size = disk.base.virtual_bytes.to_string();
+    let size = virtual_bytes(folder, disk, overlay)?.to_string();
     let doing = format!("cannot make a new layer for disk '{}'", disk.name);
     let words = ["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", &backing];
     let mut arguments: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
@@ -31,4 +32,14 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
     })?;
     sync_file(&path)?;
     sync_dir(&directory)
+}
+
+/// The size that the guest sees: the parent's own, since a disk can have been grown after it was taken over.
+fn virtual_bytes(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> Result<u64> {
+    let Some(parent) = &overlay.parent else { return Ok(disk.base.virtual_bytes) };
+    let path = folder.layer(&disk.name, parent);
+    let header = qcow2::read_header(&path)?;
+    header.map(|header| header.virtual_bytes).ok_or_else(|| {
+        Error::damaged(format!("layer '{}' of disk '{}' is not a qcow2 file", path.display(), disk.name))
+    })
 }

@@ -24,6 +24,8 @@ pub(crate) struct Header {
     pub(crate) backing_file: Option<String>,
     /// Whether the guest's data lies in another file.
     pub(crate) external_data: bool,
+    /// The size that the guest sees, in bytes.
+    pub(crate) virtual_bytes: u64,
     l1_entries: u32,
     l1_offset: u64,
 }
@@ -64,6 +66,7 @@ pub(crate) fn read_header(path: &Path) -> Result<Option<Header>> {
     Ok(Some(Header {
         backing_file,
         external_data: incompatible & INCOMPATIBLE_DATA_FILE != 0,
+        virtual_bytes: be64(&bytes, 24),
         l1_entries: be32(&bytes, 36),
         l1_offset: be64(&bytes, 40),
     }))

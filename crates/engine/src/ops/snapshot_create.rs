@@ -145,9 +145,6 @@ impl Engine {
             .hint(hint));
         }
         base::check_all_unchanged(&held.record)?;
-        if process.is_none() {
-            tidy(&held.folder, &held.record)?;
-        }
         if held.record.disks.is_empty() && grade != Grade::Live {
             return Err(Error::refused(format!(
                 "VM '{vm}' has no disks, so there is nothing to keep but its memory"
@@ -181,6 +178,10 @@ impl Engine {
     ) -> Result<Outcome> {
         match (process, plan.grade) {
             (Some(process), Grade::Live) => self.capture_live(request, held, plan, process),
+            (None, _) => {
+                tidy(&self.host, &held.folder, &held.record)?;
+                self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error)
+            }
             _ => self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error),
         }
     }
@@ -204,7 +205,7 @@ impl Engine {
                 }
             }
         }
-        Err(no_method(&request.vm, &misses))
+        Err(no_method(&request.vm, &misses, plan.guest_runs))
     }
 
     /// One attempt: journal, new layers, memory, disks switched. Undone where it fails.
@@ -348,7 +349,7 @@ fn manifest(
     }
 }
 
-fn no_method(vm: &VmName, misses: &[(Method, Error)]) -> Error {
+fn no_method(vm: &VmName, misses: &[(Method, Error)], guest_runs: bool) -> Error {
     let why: Vec<String> = misses
         .iter()
         .map(|(method, error)| {
@@ -359,8 +360,10 @@ fn no_method(vm: &VmName, misses: &[(Method, Error)]) -> Error {
         .collect();
     let refused = misses.iter().find(|(_, error)| error.kind() == ErrorKind::Refused);
     let kind = refused.map_or(ErrorKind::Failed, |_| ErrorKind::Refused);
-    let hint = refused
-        .and_then(|(_, error)| error.hint_text())
-        .unwrap_or("`--disk-only` makes a snapshot without memory; `-v` shows what QEMU said");
+    let hint = refused.and_then(|(_, error)| error.hint_text()).unwrap_or(if guest_runs {
+        "`--disk-only` makes a snapshot without memory; `-v` shows what QEMU said"
+    } else {
+        "let the guest run first (a paused one is taken by background snapshot only), or use --disk-only"
+    });
     Error::new(kind, format!("cannot capture VM '{vm}' live; it is as before. {}", why.join("; "))).hint(hint)
 }

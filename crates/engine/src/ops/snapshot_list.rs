@@ -9,28 +9,33 @@ use crate::layers::base;
 use crate::layers::image_tool::check_layer;
 use crate::record::journal::RedoPlan;
 use crate::record::snapshot::Origin;
-use crate::view::SnapshotView;
+use crate::view::{Listing, SnapshotView};
 
 impl Engine {
     /// The snapshots of one VM, or of all, oldest first; with `undo` also those that restores made.
     ///
     /// # Errors
-    /// `NotFound`, `Damaged`.
-    pub fn snapshot_list(&self, vm: Option<&VmName>, undo: bool) -> Result<Vec<SnapshotView>> {
+    /// `NotFound`, `Damaged` where one VM is asked for. Of all VMs, one that can't be read does not hide the others.
+    pub fn snapshot_list(&self, vm: Option<&VmName>, undo: bool) -> Result<Listing<SnapshotView>> {
         let names = match vm {
             Some(name) => vec![name.clone()],
             None => self.root.vm_names()?,
         };
-        let mut views = Vec::new();
+        let mut listing = Listing::default();
         for name in names {
             let seen = match self.look(&name) {
                 Err(error) if vm.is_none() && error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if vm.is_none() => {
+                    listing.unreadable.push(error);
+                    continue;
+                }
                 seen => seen?,
             };
             let shown = seen.snapshots.0.iter().filter(|snapshot| undo || snapshot.origin == Origin::User);
-            views.extend(shown.map(|snapshot| SnapshotView::of(&seen.record, &seen.snapshots, snapshot)));
+            let views = shown.map(|snapshot| SnapshotView::of(&seen.record, &seen.snapshots, snapshot));
+            listing.items.extend(views);
         }
-        Ok(views)
+        Ok(listing)
     }
 
     /// One snapshot.

@@ -9,7 +9,7 @@
 //! Before the commit point a failure ends the new QEMU and removes the new layers: the VM is stopped, with its disks as
 //! they were (running memory can't be kept). Between commit and `cont` a guard lets the guest go if this process dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::journaled::image_id;
+use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
 use crate::monitor::{Monitor, is_running};
@@ -54,6 +55,17 @@ pub struct SnapshotRestore {
     pub discard_current: bool,
 }
 
+/// What the VM was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// Its guest ran.
+    Running,
+    /// Its guest stood still.
+    Paused,
+    /// There was no QEMU.
+    Off,
+}
+
 /// What is decided before anything is done.
 struct Plan {
     snapshot: Manifest,
@@ -77,18 +89,18 @@ impl Engine {
         let plan = self.plan_restore(request, &held)?;
         let old = Process::find(&held.folder)?;
         let memory = self.open_memory(&plan, old.is_some())?;
+        let was = old.as_ref().map_or(Old::Off, guest_of);
         let undo_plan = UndoPlan {
             overlays: plan.overlays.clone(),
             cause: Cause::Restore,
             image: None,
             qemu: old.as_ref().map(|process| process.mark),
-            guest_ran: old.as_ref().is_some_and(guest_runs),
+            guest_ran: was == Old::Running,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
         let brought = self.bring(&held, &plan, old.as_ref(), memory);
         self.host.progress.finished();
-        let result =
-            brought.and_then(|started| self.settle(request, &held, &plan, undo_plan.guest_ran, started));
+        let result = brought.and_then(|started| self.settle(request, &held, &plan, was, started));
         match result {
             Ok((started, undo)) => self.report(&held, &plan, started, undo, begun),
             Err(error) => Err(self.undo_restore(&held, &undo_plan, error)),
@@ -158,7 +170,7 @@ impl Engine {
             self.host.reached("old-ended");
         }
         // The layers that are abandoned are frozen as an undo point.
-        tidy(&held.folder, &held.record)?;
+        tidy(&self.host, &held.folder, &held.record)?;
         if !plan.start {
             return Ok(None);
         }
@@ -195,7 +207,7 @@ impl Engine {
         request: &SnapshotRestore,
         held: &Held,
         plan: &Plan,
-        guest_ran: bool,
+        old: Old,
         mut started: Option<Started>,
     ) -> Result<(Option<Started>, Option<String>)> {
         if let Some(started) = &started
@@ -203,7 +215,7 @@ impl Engine {
         {
             return Err(qemu_ended(&started.process));
         }
-        let (redo_plan, undo_name) = self.decide(request, held, plan, guest_ran)?;
+        let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
         let guard = match &started {
             Some(_) if plan.run => Some(self.armed_guard(held)?),
             _ => None,
@@ -228,41 +240,36 @@ impl Engine {
         Ok(guard)
     }
 
-    /// The decided state: the VM on the new layers, the old ones kept as an undo point or discarded.
+    /// The decided state: the VM on the new layers; those that nobody else reads kept as an undo point or discarded.
     fn decide(
         &self,
         request: &SnapshotRestore,
         held: &Held,
         plan: &Plan,
-        guest_ran: bool,
+        old: Old,
     ) -> Result<(RedoPlan, Option<String>)> {
         let mut record: VmRecord = held.record.clone();
         record.hardware = plan.snapshot.hardware.clone();
         record.current = Some(plan.snapshot.id.clone());
-        let abandoned: Vec<Overlay> = held
-            .record
-            .disks
-            .iter()
-            .map(|disk| Overlay { disk: disk.name.clone(), layer: disk.active.clone(), parent: None })
-            .collect();
-        let nothing_new = abandoned.iter().all(|overlay| {
-            qcow2::is_empty(&held.folder.layer(&overlay.disk, &overlay.layer)).unwrap_or(false)
-        });
-        let discard = request.discard_current || nothing_new;
         for overlay in &plan.overlays {
             if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
-                if discard {
-                    let old = disk.active.clone();
-                    disk.forget(&old);
-                }
                 disk.push_active(overlay.layer.clone(), overlay.parent.clone());
             }
         }
-        let undo = if discard { None } else { Some(self.undo_point(held, guest_ran)?) };
+        let abandoned = layers_without_reader(&record, &held.snapshots.0);
+        let has_data = |layer: &Overlay| !is_empty(held, layer);
+        let discard = request.discard_current || !abandoned.iter().any(has_data);
+        let undo = if discard { None } else { Some(self.undo_point(held, old)?) };
         let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
+        let remove_layers = if discard { abandoned } else { Vec::new() };
+        for layer in &remove_layers {
+            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == layer.disk) {
+                disk.forget(&layer.layer);
+            }
+        }
         let plan = RedoPlan {
             write: undo.into_iter().collect(),
-            remove_layers: if discard { abandoned } else { Vec::new() },
+            remove_layers,
             resume: plan.run,
             ..RedoPlan::of(record)
         };
@@ -270,7 +277,7 @@ impl Engine {
     }
 
     /// A snapshot of the disks as they are, for a way back.
-    fn undo_point(&self, held: &Held, guest_ran: bool) -> Result<Manifest> {
+    fn undo_point(&self, held: &Held, old: Old) -> Result<Manifest> {
         Ok(Manifest {
             version: RECORD_VERSION,
             id: SnapshotId::random(&self.host),
@@ -280,11 +287,12 @@ impl Engine {
             created: self.host.clock.now(),
             message: Some("disks as they were before a restore".into()),
             labels: BTreeMap::new(),
-            grade: if guest_ran { Grade::Crash } else { Grade::Off },
+            // Its disks are of one instant, but nobody asked the guest to make them ready.
+            grade: if old == Old::Off { Grade::Off } else { Grade::Crash },
             method: Method::None,
             pause_ms: 0.0,
             total_ms: 0.0,
-            guest_running: guest_ran,
+            guest_running: old == Old::Running,
             hardware: held.record.hardware.clone(),
             disks: held.record.disks.iter().map(|disk| FrozenDisk::of(&held.folder, disk)).collect(),
             memory: None,
@@ -360,10 +368,22 @@ fn qemu_ended(process: &Process) -> Error {
     spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), &process.run)
 }
 
-/// Whether the guest of a process runs.
-fn guest_runs(process: &Process) -> bool {
-    let status = Monitor::connect(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
-    status.is_ok_and(|status| is_running(&status))
+/// Whether the guest of a process runs. One that can't be asked is taken for running: it will be wanted to run again.
+fn guest_of(process: &Process) -> Old {
+    let status = Monitor::connect_briefly(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
+    if status.is_ok_and(|status| !is_running(&status)) { Old::Paused } else { Old::Running }
+}
+
+/// The layers that neither the VM's present state nor a snapshot reads through.
+fn layers_without_reader(record: &VmRecord, snapshots: &[Manifest]) -> Vec<Overlay> {
+    let readers = readers(record, snapshots, &BTreeSet::new());
+    let unread = readers.into_iter().filter(|(_, readers)| readers.is_empty());
+    unread.map(|((disk, layer), _)| Overlay { disk, layer, parent: None }).collect()
+}
+
+/// Whether a layer holds no data at all. One that can't be read counts as holding some.
+fn is_empty(held: &Held, layer: &Overlay) -> bool {
+    qcow2::is_empty(&held.folder.layer(&layer.disk, &layer.layer)).unwrap_or(false)
 }
 
 /// A disk with the layers of a new delta: the delta, then those that it lies on.

@@ -101,8 +101,8 @@ impl Engine {
             let _ = fs::remove_dir_all(draft.path());
             return Err(error);
         }
-        // Made now, so that its path is known before the first start.
-        run_folder::prepare(&self.root.vm(&request.name), &id)?;
+        // Made now so that its path is known before the first start, which makes it anew and reports what is wrong.
+        let _ = run_folder::prepare(&self.root.vm(&request.name), &id);
         self.vm_show(&request.name)
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use serde::Serialize;
 
 use crate::engine::{Engine, HeldVm};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SnapshotId, VmName};
 use crate::journaled::remove_image;
 use crate::record::snapshot::{Origin, Snapshots};
@@ -47,24 +47,33 @@ impl Engine {
     /// # Errors
     /// `Refused` where it runs, `NotFound`.
     pub fn vm_delete(&self, name: &VmName, force: bool) -> Result<VmDeletePlan> {
-        if force {
+        let locked = self.lock(name)?;
+        let process = Process::find(&locked.folder)?;
+        match &process {
             // Before anything else: this must work also where QEMU hangs.
-            let locked = self.lock(name)?;
-            if let Some(process) = Process::find(&locked.folder)? {
-                end_process(&process, &locked.folder)?;
+            Some(process) if force => end_process(process, &locked.folder)?,
+            Some(process) => {
+                return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
+                    .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
             }
+            None => {}
         }
-        let held = self.hold_vm(name)?;
-        let plan = plan(&held)?;
-        if let Some(process) = Process::find(&held.folder)? {
-            return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
-                .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
-        }
+        let deleted = self.recovered(name, locked).and_then(|held| self.delete_held(&held));
+        deleted.map_err(|error| if process.is_some() { error.with_kind(ErrorKind::Partial) } else { error })
+    }
+
+    fn delete_held(&self, held: &HeldVm) -> Result<VmDeletePlan> {
+        let plan = plan(held)?;
+        let name = &held.record.name;
         let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
         fs::rename(held.folder.path(), &gone)
             .map_err(|error| io_error(&format!("cannot delete VM '{name}'"), error))?;
-        sync_dir(&self.root.vms())?;
-        self.sweep_gone(&VmFolder::at(gone))?;
+        sync_dir(&self.root.vms()).and_then(|()| self.sweep_gone(&VmFolder::at(gone))).map_err(|error| {
+            error
+                .while_doing(format!("VM '{name}' is gone, but not all of its files"))
+                .with_kind(ErrorKind::Partial)
+                .hint("the next vmrewind command on this root goes on removing them")
+        })?;
         Ok(plan)
     }
 

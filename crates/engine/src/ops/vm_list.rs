@@ -11,7 +11,7 @@ use crate::record::snapshot::Origin;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
-use crate::view::{DiskState, VmView};
+use crate::view::{DiskState, Listing, VmView};
 use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::{spawn, state};
@@ -20,22 +20,21 @@ impl Engine {
     /// All VMs, by name.
     ///
     /// # Errors
-    /// What keeps one of them from being read.
-    pub fn vm_list(&self) -> Result<Vec<VmView>> {
-        let mut views = Vec::new();
+    /// `Failed` where the root can't be read. One VM that can't be does not hide the others.
+    pub fn vm_list(&self) -> Result<Listing<VmView>> {
+        let mut listing = Listing::default();
         for name in self.root.vm_names()? {
             match self.vm_show(&name) {
-                Ok(view) => views.push(view),
+                Ok(view) => listing.items.push(view),
                 // It was deleted while we looked.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                // One VM that can't be read does not hide the others.
                 Err(error) => {
-                    self.host.progress.note(&format!("VM '{name}' can't be read: {error}"));
-                    views.push(self.unreadable(&name, &error));
+                    listing.items.push(self.unreadable(&name, &error));
+                    listing.unreadable.push(error);
                 }
             }
         }
-        Ok(views)
+        Ok(listing)
     }
 
     /// One VM.

@@ -22,7 +22,7 @@ impl Engine {
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
         }
         check_all_unchanged(&held.record)?;
-        tidy(&held.folder, &held.record)?;
+        tidy(&self.host, &held.folder, &held.record)?;
         let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
         let chains = held.record.disks.iter().map(chain).collect();
         let started = spawn::start(&Launch {

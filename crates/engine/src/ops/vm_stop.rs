@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use vmrewind_qemu::qmp::commands::RunState;
+
 use crate::engine::{Engine, HeldVm};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::Cancel;
 use crate::ids::VmName;
 use crate::monitor::{Monitor, is_running};
@@ -36,7 +38,9 @@ impl Engine {
             if let Some(process) = Process::find(&locked.folder)? {
                 end_process(&process, &locked.folder)?;
             }
-            self.ledger(&locked.folder).recover()?;
+            self.ledger(&locked.folder).recover().map_err(|error| {
+                error.while_doing(format!("VM '{name}' is stopped")).with_kind(ErrorKind::Partial)
+            })?;
         } else {
             let held = self.hold_vm(name)?;
             if let Some(process) = Process::find(&held.folder)? {
@@ -51,7 +55,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
     let name = &held.record.name;
     let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
     let status = monitor.status()?;
-    if status == vmrewind_qemu::qmp::commands::RunState::Shutdown {
+    if status == RunState::Shutdown {
         return end_process(process, &held.folder);
     }
     if !is_running(&status) {
@@ -71,9 +75,9 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
             }
         }
         if process.wait_end(Duration::from_millis(50)) {
-            return Ok(());
+            return Process::forget(&held.folder);
         }
-        if monitor.status().is_ok_and(|status| status == vmrewind_qemu::qmp::commands::RunState::Shutdown) {
+        if monitor.status().is_ok_and(|status| status == RunState::Shutdown) {
             return end_process(process, &held.folder);
         }
     }

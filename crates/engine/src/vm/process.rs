@@ -1,7 +1,8 @@
 //! Finds the QEMU process of a VM and tells whether it lives, from the process itself.
 //!
-//! QEMU inherits the file `alive` locked (flock): as long as any process holds that, the VM's QEMU lives; the kernel
-//! gives it up when the process ends, however that comes about. Which process it is `process.json` says, with pid,
+//! QEMU inherits the file `alive` locked (flock). Where nobody holds that, no QEMU of the VM lives: the kernel gives it
+//! up when the process ends, however that comes about. (A helper that QEMU left behind can hold it longer; the note of
+//! the process then says that it has ended.) Which process it is `process.json` says, with pid,
 //! start time and boot, so that a reused pid counts for nothing; where the command died before it wrote that, the
 //! kernel says which process listens on the VM's status socket. The process is held by a pidfd.
 
@@ -33,7 +34,10 @@ const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Serialize, Deserialize)]
 struct Note {
     version: u32,
+    /// The host's boot.
     boot: String,
+    /// The pid namespace that the pid is of.
+    pids: String,
     process: Option<ProcessMark>,
 }
 
@@ -73,10 +77,13 @@ impl Process {
     }
 
     fn identify(folder: &VmFolder) -> Result<Option<Self>> {
-        let Some(run) = run_folder::existing(folder) else { return Ok(None) };
+        let run = run_folder::existing(folder);
         if let Some(mark) = remembered(folder) {
+            // Also where somebody took the run folder away: a process can be ended without its sockets.
+            let run = run.unwrap_or_else(|| folder.run());
             return Ok(Self::open(mark.pid, run)?.filter(|process| process.mark == mark));
         }
+        let Some(run) = run else { return Ok(None) };
         match listener(&run.join(socket::STATUS))? {
             Some(pid) => Self::open(pid, run),
             None => Ok(None),
@@ -85,7 +92,8 @@ impl Process {
 
     /// Writes down which process is the VM's QEMU.
     pub(crate) fn remember(pid: u32, folder: &VmFolder) -> Result<()> {
-        let note = Note { version: RECORD_VERSION, boot: boot_id(), process: ProcessMark::of(pid) };
+        let process = ProcessMark::of(pid);
+        let note = Note { version: RECORD_VERSION, boot: boot_id(), pids: pid_namespace(), process };
         write_json(&folder.process(), &note)
     }
 
@@ -107,8 +115,10 @@ impl Process {
         folder.process().exists()
     }
 
-    /// Removes the note of a QEMU that has ended, its images closed or tidied.
+    /// Removes the note of a QEMU that has ended, its images closed or tidied. `alive` goes first: a helper that QEMU
+    /// left behind can hold it for ever, and without the note that would look like a living QEMU.
     pub(crate) fn forget(folder: &VmFolder) -> Result<()> {
+        remove_file(&folder.alive())?;
         remove_file(&folder.process()).map(drop)
     }
 
@@ -164,12 +174,15 @@ impl Alive {
             // A helper that it left behind can hold the old file for ever.
             remove_file(&folder.alive())?;
         }
-        remove_file(&folder.process())?;
         let deadline = Instant::now() + Duration::from_secs(1);
         let file = Self::open(folder)?;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
+                Ok(()) => {
+                    // The note is of a QEMU that is gone; the new one is not written down yet.
+                    remove_file(&folder.process())?;
+                    return Ok(file);
+                }
                 // Somebody who only looks holds it for a moment.
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
@@ -218,8 +231,9 @@ fn listener(path: &Path) -> Result<Option<u32>> {
 /// Whether the QEMU that was started last is written down, and gone: what holds `alive` is then a helper of its that it
 /// left behind. The note is removed before another QEMU is started.
 fn is_known_to_have_ended(folder: &VmFolder) -> bool {
-    matches!(read_json::<Note>(&folder.process(), RECORD_VERSION), Ok(Some(_)))
-        && remembered(folder).is_none()
+    let Ok(Some(note)) = read_json::<Note>(&folder.process(), RECORD_VERSION) else { return false };
+    // Of a pid in another container nothing can be said from here; the lock decides.
+    (note.boot != boot_id() || note.pids == pid_namespace()) && remembered(folder).is_none()
 }
 
 /// The process that was written down, if it is still that one.
@@ -227,7 +241,13 @@ fn remembered(folder: &VmFolder) -> Option<ProcessMark> {
     // A file that can't be read is as good as none: the socket decides then.
     let note: Note = read_json(&folder.process(), RECORD_VERSION).ok()??;
     let mark = note.process?;
-    (note.boot == boot_id() && ProcessMark::of(mark.pid) == Some(mark)).then_some(mark)
+    let ours = note.boot == boot_id() && note.pids == pid_namespace();
+    (ours && ProcessMark::of(mark.pid) == Some(mark)).then_some(mark)
+}
+
+/// Tells the pid namespace of this process from others.
+fn pid_namespace() -> String {
+    std::fs::read_link("/proc/self/ns/pid").unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Tells one boot of the host from another.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +13,6 @@ use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::ids::LayerId;
-use crate::layers::image_tool::ToolError;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
@@ -25,6 +25,8 @@ use crate::vm::session::{inherit, own_session};
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How much of QEMU's output an error shows.
 const LOG_TAIL_LINES: usize = 12;
+/// And how much of it is read for that.
+const LOG_TAIL_BYTES: u64 = 8192;
 
 /// What a QEMU is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let log = log_path(&run);
     let mut child = spawn(&argv, launch, &log)?;
     launch.host.reached("qemu-spawned");
-    match connect(&mut child, launch.folder, &run) {
+    match connect(&mut child, launch, &run) {
         Ok((process, monitor)) => Ok(Started { process, monitor: Some(monitor), child: Some(child) }),
         Err(error) => {
             let _ = child.kill();
@@ -103,13 +105,22 @@ impl Drop for Started {
     }
 }
 
-/// Makes the last lines of QEMU's output the cause of an error, where there are any.
+/// Adds the last lines of QEMU's output to an error's causes, where there are any.
 pub(crate) fn with_last_words(error: Error, run: &Path) -> Error {
-    let bytes = fs::read(log_path(run)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8192)..]).into_owned();
+    let text = tail_of(&log_path(run)).unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let words = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
-    if words.is_empty() { error } else { error.because(ToolError(words)) }
+    if words.is_empty() { error } else { error.with_words(words) }
+}
+
+/// The last 8 KiB of a file, which a guest can have made very long.
+fn tail_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(end.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
@@ -197,11 +208,14 @@ fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
     })
 }
 
-fn connect(child: &mut Child, folder: &VmFolder, run: &Path) -> Result<(Process, Monitor)> {
-    Process::remember(child.id(), folder)?;
+fn connect(child: &mut Child, launch: &Launch<'_>, run: &Path) -> Result<(Process, Monitor)> {
+    Process::remember(child.id(), launch.folder)?;
+    let cancel = &launch.host.cancel;
     let monitor = Monitor::connect_waiting(run, socket::OPERATION, START_PATIENCE, || {
-        matches!(child.try_wait(), Ok(None))
-    })?;
+        !cancel.is_cancelled() && matches!(child.try_wait(), Ok(None))
+    });
+    cancel.check("QEMU was starting")?;
+    let monitor = monitor?;
     let process = Process::open(child.id(), run.to_owned())?;
     let process = process.ok_or_else(|| Error::failed("QEMU ended right after it started"))?;
     Ok((process, monitor))

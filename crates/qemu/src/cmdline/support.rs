@@ -67,6 +67,7 @@ impl CommandLine {
             "display" => (option.keys().get("type") == Some("curses")).then_some(NO_INPUT),
             "machine" | "M" => refused_machine(&option.keys().to_string(), option),
             "accel" => (option.keys().get("accel") == Some("xen")).then_some(XEN),
+            "run-with" if option.keys().get("user").is_some() => Some(OTHER_USER),
             "run-with" => option.keys().get("chroot").is_some().then_some(CHROOT),
             "icount" => option.keys().get("rr").is_some_and(|rr| rr != "none").then_some(REPLAY),
             "device" => refused_device(&option.properties()?),
@@ -93,6 +94,12 @@ const CHROOT: Reason = (
     "QEMU could not open the files of new restore points from inside another root",
     "leave it out; confine vmrewind instead",
 );
+const OTHER_USER: Reason = (
+    "QEMU could not open the files of new restore points as another user",
+    "leave it out; run vmrewind as that user instead",
+);
+const PERSISTENT_MEMORY: Reason =
+    ("what the guest writes to it goes to its file, out of reach of a restore point", "use a disk instead");
 const REPLAY: Reason = ("a recorded or replayed run can't be migrated", "leave out `rr`");
 
 fn refused_by_name(name: &str) -> Option<Reason> {
@@ -116,6 +123,7 @@ fn refused_by_name(name: &str) -> Option<Reason> {
         "xen-attach" | "xen-domid" | "xen-domid-restrict" => XEN,
         "add-fd" => INHERITED_FD,
         "chroot" => CHROOT,
+        "runas" => OTHER_USER,
         "curses" => NO_INPUT,
         "h" | "help" | "version" | "audio-help" | "dump-vmstate" | "writeconfig" => EXITS,
         "qtest" => ("a VM under qtest does not run", "leave it out"),
@@ -150,6 +158,9 @@ fn refused_device(device: &Properties) -> Option<Reason> {
     }
     if driver.starts_with("vhost-vdpa") || driver == "ivshmem-doorbell" || driver == "x-pci-proxy-dev" {
         return Some(OUTSIDE_DISK);
+    }
+    if driver == "nvdimm" || driver.starts_with("virtio-pmem") {
+        return Some(PERSISTENT_MEMORY);
     }
     if driver.starts_with("virtio-9p") {
         return Some(SHARED_FOLDER);

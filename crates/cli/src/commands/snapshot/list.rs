@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use vmrewind_engine::{SnapshotView, VmName};
+use vmrewind_engine::{Listing, SnapshotView, VmName};
 
 use crate::command_error::CommandError;
 use crate::output::human::{duration_ms, printable, size, time};
@@ -50,7 +50,11 @@ const COLUMNS: [Column; 8] = [
 pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), CommandError> {
     let vm: Option<VmName> = arguments.vm.as_deref().map(str::parse).transpose()?;
     // Undo points are always asked for: what descends from a hidden one still has its place in the tree.
-    let everything = session.engine()?.snapshot_list(vm.as_ref(), true)?;
+    let Listing { items: everything, unreadable } = session.engine()?.snapshot_list(vm.as_ref(), true)?;
+    let unreadable = unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()));
+    if everything.is_empty() && unreadable.is_err() {
+        return unreadable;
+    }
     let shown: Vec<&SnapshotView> = everything.iter().filter(|view| arguments.all || !view.undo).collect();
     session.output.result(&shown, || {
         if shown.is_empty() {
@@ -62,7 +66,8 @@ pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), Co
         let rows: Vec<_> = shown.iter().map(|view| row(view, vm.is_none())).collect();
         table(&COLUMNS, &rows, session.output.colours())
     })?;
-    Ok(())
+    // The list is there; its exit status says that it is not whole.
+    unreadable
 }
 
 fn nothing(vm: Option<&VmName>, hidden: &[SnapshotView]) -> String {

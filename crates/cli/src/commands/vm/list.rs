@@ -1,7 +1,7 @@
 //! `vmrewind vm list`: all VMs, one line each.
 
 use clap::Args;
-use vmrewind_engine::VmView;
+use vmrewind_engine::{Listing, VmView};
 
 use crate::command_error::CommandError;
 use crate::output::human::size;
@@ -32,7 +32,7 @@ const COLUMNS: [Column; 8] = [
 /// # Errors
 /// As the engine's `vm_list`.
 pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
-    let views = session.engine()?.vm_list()?;
+    let Listing { items: views, unreadable } = session.engine()?.vm_list()?;
     session.output.result(&views, || {
         if views.is_empty() {
             return "no VMs; `vmrewind vm create --help` shows how to make one".into();
@@ -40,7 +40,8 @@ pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
         let rows: Vec<_> = views.iter().map(row).collect();
         table(&COLUMNS, &rows, session.output.colours())
     })?;
-    Ok(())
+    // The list is there; its exit status says that it is not whole.
+    unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn row(view: &VmView) -> Vec<String> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use vmrewind_store::{DirStorage, Store};
 
-use crate::capture::receive::store_error;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::VmName;
+use crate::images::store_error;
 use crate::journaled::Ledger;
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;

@@ -15,11 +15,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use vmrewind_store::{ImageId, Store};
+use vmrewind_store::Store;
 
-use crate::capture::receive::store_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
+use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
@@ -75,15 +75,14 @@ impl Ledger<'_> {
     ///
     /// # Errors
     /// `Partial` where it is decided but not complete; any other where it is not decided.
-    pub(crate) fn commit(&self, operation: &str, plan: RedoPlan) -> Result<()> {
-        self.sync_layers(&plan)?;
-        let journal = Journal::new(operation, self.host.clock.now(), Phase::Commit(Box::new(plan)));
-        let saved = journal.save(self.folder);
+    pub(crate) fn commit(&self, operation: &str, plan: &RedoPlan) -> Result<()> {
+        self.sync_layers(plan)?;
+        let phase = Phase::Commit(Box::new(plan.clone()));
+        let saved = Journal::new(operation, self.host.clock.now(), phase).save(self.folder);
         if saved.is_err() && !self.is_committed() {
             return saved;
         }
         self.host.reached("committed");
-        let Phase::Commit(plan) = &journal.phase else { return saved };
         saved.and_then(|()| self.redo(plan)).and_then(|()| Journal::clear(self.folder)).map_err(|error| {
             error
                 .while_doing(format!("'{operation}' is decided but not complete"))
@@ -133,7 +132,7 @@ impl Ledger<'_> {
             }
         }
         let dropped = plan.overlays.iter().filter(|overlay| !kept.contains(overlay)).cloned().collect();
-        self.commit(operation, RedoPlan { remove_layers: dropped, ..RedoPlan::of(record) })
+        self.commit(operation, &RedoPlan { remove_layers: dropped, ..RedoPlan::of(record) })
     }
 
     /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.
@@ -237,16 +236,4 @@ fn let_guest_go(monitor: &Monitor) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Removes a memory image.
-pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {
-    let id = image_id(image)?;
-    store.remove_image(&id).map_err(|error| store_error("cannot remove a memory image", error))
-}
-
-/// The store's form of an image id.
-pub(crate) fn image_id(image: &str) -> Result<ImageId> {
-    ImageId::new(image)
-        .map_err(|error| Error::damaged("a snapshot names no valid memory image").because(error))
 }

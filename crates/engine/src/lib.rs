@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod host;
 mod ids;
+mod images;
 mod journaled;
 mod layers;
 mod monitor;

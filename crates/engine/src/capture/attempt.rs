@@ -8,12 +8,12 @@ use vmrewind_store::{ImageWriter, Store, WriteOptions};
 
 use crate::capture::guard::{Guard, Watch};
 use crate::capture::method::Bounds;
-use crate::capture::receive::store_error;
 use crate::engine::{Engine, Held};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::SnapshotId;
-use crate::journaled::image_id;
+use crate::images::image_id;
+use crate::images::store_error;
 use crate::monitor::{DiskSwitch, Monitor};
 use crate::record::journal::Overlay;
 use crate::record::snapshot::Method;

@@ -4,8 +4,9 @@
 use vmrewind_qemu::stream::{Captured, Parts, Summary};
 use vmrewind_store::{ImageReader, ImageSummary};
 
-use crate::capture::receive::{Received, store_error};
+use crate::capture::receive::Received;
 use crate::error::{Error, Result};
+use crate::images::store_error;
 
 const SUMMARY: &str = "machine.json";
 const CONFIGURATION: &str = "configuration";

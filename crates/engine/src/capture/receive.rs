@@ -16,6 +16,7 @@ use vmrewind_qemu::stream::{Captured, Decoder, Limits, PAGE_SIZE, RamBlock, Sink
 use vmrewind_store::{ImageWriter, SpaceIndex, StoreError};
 
 use crate::error::{Context, Error, Result};
+use crate::images::store_error;
 use crate::root::file::io_error;
 
 /// How much is read from the socket at once.
@@ -217,29 +218,6 @@ fn stream_error(error: vmrewind_qemu::stream::DecodeError<StoreError>) -> Error 
         vmrewind_qemu::stream::DecodeError::Stream(error) => {
             Error::failed("QEMU's migration stream is not understood").because(error)
         }
-    }
-}
-
-/// Gives an error of the store its kind and hint.
-pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
-    let (full, damaged, newer, missing) = (
-        matches!(error, StoreError::NoSpace { .. }),
-        matches!(error, StoreError::Damaged { .. }),
-        matches!(error, StoreError::NewerFormat { .. }),
-        matches!(error, StoreError::NotFound { .. }),
-    );
-    if full {
-        Error::failed(message)
-            .because(error)
-            .hint("free some space on the root's file system, then try again")
-    } else if damaged || missing {
-        Error::damaged(message)
-            .because(error)
-            .hint("this memory image can't be used; the snapshot's disks can still be (docs/format.md)")
-    } else if newer {
-        Error::refused(message).because(error).hint("use the vmrewind that wrote it, or a newer one")
-    } else {
-        Error::failed(message).because(error)
     }
 }
 

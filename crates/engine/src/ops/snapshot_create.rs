@@ -100,7 +100,7 @@ impl Engine {
         record.current = Some(plan.id.clone());
         let committed = self
             .ledger(&held.folder)
-            .commit(OPERATION, RedoPlan { write: vec![manifest.clone()], ..RedoPlan::of(record.clone()) });
+            .commit(OPERATION, &RedoPlan { write: vec![manifest.clone()], ..RedoPlan::of(record.clone()) });
         if let Err(error) = committed {
             return Err(self.undo_attempt(&held, &outcome.undo, error));
         }

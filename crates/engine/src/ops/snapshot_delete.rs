@@ -46,7 +46,7 @@ impl Engine {
     pub fn snapshot_delete(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
         let (plan, redo) = plan(&held, addresses)?;
-        self.ledger(&held.folder).commit("snapshot delete", redo)?;
+        self.ledger(&held.folder).commit("snapshot delete", &redo)?;
         Ok(plan)
     }
 

@@ -18,12 +18,12 @@ use vmrewind_store::ImageReader;
 
 use crate::capture::guard::{Guard, Watch};
 use crate::capture::image;
-use crate::capture::receive::store_error;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
 use crate::ids::{Address, LayerId, SnapshotId};
-use crate::journaled::image_id;
+use crate::images::image_id;
+use crate::images::store_error;
 use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
@@ -224,7 +224,7 @@ impl Engine {
         if let Some(started) = &mut started {
             started.disconnect();
         }
-        self.ledger(&held.folder).commit(OPERATION, redo_plan)?;
+        self.ledger(&held.folder).commit(OPERATION, &redo_plan)?;
         // Not reached where the commit is not complete: the guard then acts once its pipe closes.
         if let Some(guard) = guard {
             guard.disarm();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SnapshotId, VmName};
-use crate::journaled::remove_image;
+use crate::images::remove_image;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error, sync_dir};

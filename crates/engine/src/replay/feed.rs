@@ -7,9 +7,9 @@ use std::path::Path;
 use vmrewind_qemu::stream::{Captured, EncodeError, Encoder, PAGE_SIZE};
 use vmrewind_store::{ImageReader, SpaceIndex};
 
-use crate::capture::receive::store_error;
 use crate::error::{Context, Error, Result};
 use crate::host::{Host, Step};
+use crate::images::store_error;
 use crate::record::vm::Hardware;
 use crate::root::file::io_error;
 

@@ -23,7 +23,7 @@ pub(crate) mod socket {
     pub(crate) const OPERATION: &str = "vmrewind.sock";
     /// QMP for the guard of a pause.
     pub(crate) const GUARD: &str = "guard.sock";
-    /// QMP for short questions, and the proof that QEMU lives.
+    /// QMP for short questions; who listens there is the VM's QEMU.
     pub(crate) const STATUS: &str = "status.sock";
     /// Where a captured stream comes from and a restored one goes to.
     pub(crate) const STREAM: &str = "stream.sock";

@@ -1,0 +1,45 @@
+//! Reads all of a snapshot, to find damage before it is needed.
+
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Address;
+use crate::images::{image_id, store_error};
+use crate::layers::base;
+use crate::layers::image_tool::check_layer;
+use crate::view::SnapshotView;
+
+impl Engine {
+    /// Reads all of a snapshot: every byte of its memory image, the structure of each of its layers, its bases' marks.
+    ///
+    /// # Errors
+    /// `Damaged`, naming what is; `NotFound`.
+    pub fn snapshot_verify(&self, address: &Address) -> Result<SnapshotView> {
+        let seen = self.look(&address.vm)?;
+        let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
+        for frozen in &manifest.disks {
+            let disk = seen.record.disk(&frozen.name);
+            let chain = disk.and_then(|disk| disk.chain(&frozen.layer)).ok_or_else(|| {
+                Error::damaged(format!("disk '{}' of {address} has no record of its layers", frozen.name))
+            })?;
+            for layer in chain {
+                let path = seen.folder.layer(&frozen.name, &layer);
+                check_layer(&path)
+                    .map_err(|error| error.while_doing(format!("{address} can't be verified")))?;
+                self.check_cancel("verifying layers")?;
+            }
+            if let Some(disk) = disk {
+                base::check_unchanged(&disk.name, &disk.base)
+                    .map_err(|error| error.with_kind(ErrorKind::Damaged))?;
+            }
+        }
+        if let Some(memory) = &manifest.memory {
+            let opened = self.store.open_image(&image_id(&memory.image)?);
+            let reader = opened
+                .map_err(|error| store_error(&format!("the memory image of {address} is damaged"), error))?;
+            let verified = self.verify_image(&reader);
+            self.host.progress.finished();
+            verified.map_err(|error| error.while_doing(format!("{address} is damaged")))?;
+        }
+        Ok(SnapshotView::of(&seen.record, &seen.snapshots, manifest))
+    }
+}

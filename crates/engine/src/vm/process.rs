@@ -54,7 +54,11 @@ pub(crate) struct Process {
 impl Process {
     /// The QEMU of the VM in `folder`, if it runs.
     pub(crate) fn find(folder: &VmFolder) -> Result<Option<Self>> {
-        if !Alive::is_held(folder)? || is_known_to_have_ended(folder) {
+        if !Alive::is_held(folder)? {
+            await_last_breath(folder)?;
+            return Ok(None);
+        }
+        if is_known_to_have_ended(folder) {
             return Ok(None);
         }
         let deadline = Instant::now() + IDENTITY_PATIENCE;
@@ -225,6 +229,19 @@ fn listener(path: &Path) -> Result<Option<u32>> {
         }
         Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(io_error(&format!("cannot reach QEMU on '{}'", path.display()), error)),
+    }
+}
+
+/// Waits until a process that gave `alive` up has given its images' locks up too: it closes its files one by one.
+fn await_last_breath(folder: &VmFolder) -> Result<()> {
+    let Some(mark) = remembered(folder) else { return Ok(()) };
+    let dying = Process::open(mark.pid, folder.run())?.filter(|process| process.mark == mark);
+    match dying {
+        Some(process) if !process.wait_end(IDENTITY_PATIENCE) => {
+            Err(Error::new(ErrorKind::Busy, format!("QEMU process {} is ending, slowly", mark.pid))
+                .hint("try again"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -137,7 +137,9 @@ impl<'r> Guest<'r> {
     #[track_caller]
     pub fn start(&self) -> Option<u64> {
         let before = self.before();
-        let view = self.rig.run_json(&["vm", "start", &self.name]);
+        let run = self.rig.run_ok(&["--json", "vm", "start", &self.name]);
+        assert_eq!(run.stderr, "", "a start has nothing to report: {run}");
+        let view = run.json();
         assert_eq!(view["state"], "running");
         self.booted(before)
     }

@@ -76,13 +76,18 @@ fn recovery_killed_and_done_again() {
 fn qemu_killed_at_every_step() {
     let rig = rig();
     let guest = rig.guest(small("vm"));
-    for step in ["layers-opened", "guest-stopped", "disks-switched", "state-sent", "memory-taken"] {
+    let before =
+        ["journal-prepared", "layers-opened", "guard-armed", "guest-stopped", "disks-switched", "state-sent"];
+    // Once all memory has come, the capture can be completed without QEMU.
+    let after = ["memory-taken", "image-durable", "committed", "record-written"];
+    for step in before.into_iter().chain(after) {
         let done = guest.verify_ok().disk;
-        let stopped = rig.stop_at(step, &["snapshot", "create", "vm", "never"]);
+        let name = format!("at-{step}");
+        let stopped = rig.stop_at(step, &["snapshot", "create", "vm", &name]);
         kill(qemu_of(&guest));
         let run = stopped.go_on(PATIENCE);
-        // Once all memory has come, the capture can be completed without QEMU.
-        assert!(run.status == 1 || (step == "memory-taken" && run.status == 0), "at {step}: {run}");
+        assert!(run.status == 1 || (after.contains(&step) && run.status == 0), "at {step}: {run}");
+        assert_eq!(names(&rig, "vm").contains(&name), run.status == 0, "at {step}: {run}");
         assert_eq!(guest.state(), "stopped", "after {step}");
         check_root(&guest);
         let found = guest.start();

@@ -130,12 +130,7 @@ impl Shot<'_> {
         events: &mut EventCursor,
     ) -> std::result::Result<jiff::Timestamp, Miss> {
         self.monitor.prepare_migration(&["events", "background-snapshot"], 300).map_err(Miss::Method)?;
-        self.monitor.stop()?;
-        let stopped = Instant::now();
-        let instant = self.host.clock.now();
-        self.host.reached("guest-stopped");
-        self.monitor.switch_disks(self.disks)?;
-        self.host.reached("disks-switched");
+        let (stopped, instant) = self.stop_and_switch()?;
         self.monitor.migrate(&self.run.join(socket::STREAM)).map_err(Miss::Method)?;
         loop {
             if receiver.gauge.wait_first_page(LOOK_EVERY_IN_PAUSE) {
@@ -152,16 +147,21 @@ impl Shot<'_> {
 
     fn paused(&self, events: &mut EventCursor) -> std::result::Result<jiff::Timestamp, Miss> {
         self.monitor.prepare_migration(&["events"], 300)?;
-        self.monitor.stop()?;
-        let stopped = Instant::now();
-        let instant = self.host.clock.now();
-        self.host.reached("guest-stopped");
-        self.monitor.switch_disks(self.disks)?;
-        self.host.reached("disks-switched");
+        let (stopped, instant) = self.stop_and_switch()?;
         self.monitor.migrate(&self.run.join(socket::STREAM))?;
         self.wait_completed_in_pause(events, stopped, None)?;
         self.monitor.cont()?;
         Ok(instant)
+    }
+
+    /// Stops the guest and switches its disks: the begin of every capture whose instant is its begin.
+    fn stop_and_switch(&self) -> Result<(Instant, jiff::Timestamp)> {
+        self.monitor.stop()?;
+        let (stopped, instant) = (Instant::now(), self.host.clock.now());
+        self.host.reached("guest-stopped");
+        self.monitor.switch_disks(self.disks)?;
+        self.host.reached("disks-switched");
+        Ok((stopped, instant))
     }
 
     /// Waits until QEMU has stopped the guest for the switchover, or the bounds of precopy are passed.

@@ -20,7 +20,7 @@ use crate::layers::base::{self, BaseRequest};
 use crate::layers::overlay;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::Overlay;
-use crate::record::vm::{DiskRecord, Hardware, LayerRecord, MediumRecord, VmRecord};
+use crate::record::vm::{BaseRecord, DiskRecord, Hardware, LayerRecord, MediumRecord, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::{io_error, make_dir, sync_dir, sync_file};
 use crate::root::lock::VmLock;
@@ -121,9 +121,11 @@ impl Engine {
             Configuration::New(machine) => self.write_machine(request, machine, draft)?,
         };
         let hardware = resolve(&argv, &request.working_dir)?;
-        let disks = self.look_at_disks(&hardware.command_line, request, draft)?;
+        let line = CommandLine::parse(&hardware.command_line)
+            .context(|| "cannot read the QEMU command line".into())?;
+        let disks = self.look_at_disks(&line, request, draft)?;
         make_dir(&draft.snapshots())?;
-        let media = self.look_at_media(&hardware.command_line, request)?;
+        let media = self.look_at_media(&line, request)?;
         let mut records = Vec::new();
         for (spec, base) in disks {
             records.push(self.first_delta(draft, &spec.name, base)?);
@@ -143,8 +145,7 @@ impl Engine {
     }
 
     /// Looks at the images that the VM can only read: they can name other files just as well.
-    fn look_at_media(&self, argv: &[String], request: &VmCreate) -> Result<Vec<MediumRecord>> {
-        let line = CommandLine::parse(argv).context(|| "cannot read the QEMU command line".into())?;
+    fn look_at_media(&self, line: &CommandLine, request: &VmCreate) -> Result<Vec<MediumRecord>> {
         let media =
             line.read_only_media().context(|| "cannot find the media in the QEMU command line".into())?;
         let record = |medium: DiskSpec| {
@@ -163,11 +164,10 @@ impl Engine {
     /// Looks at every writable disk's image.
     fn look_at_disks(
         &self,
-        argv: &[String],
+        line: &CommandLine,
         request: &VmCreate,
         draft: &VmFolder,
-    ) -> Result<Vec<(DiskSpec, crate::record::vm::BaseRecord)>> {
-        let line = CommandLine::parse(argv).context(|| "cannot read the QEMU command line".into())?;
+    ) -> Result<Vec<(DiskSpec, BaseRecord)>> {
         let disks = line.disks().context(|| "cannot find the disks in the QEMU command line".into())?;
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
         let mut found = Vec::new();
@@ -199,12 +199,7 @@ impl Engine {
         Ok(found)
     }
 
-    fn first_delta(
-        &self,
-        draft: &VmFolder,
-        name: &str,
-        base: crate::record::vm::BaseRecord,
-    ) -> Result<DiskRecord> {
+    fn first_delta(&self, draft: &VmFolder, name: &str, base: BaseRecord) -> Result<DiskRecord> {
         let layer = LayerId::random(&self.host);
         let record = DiskRecord {
             name: name.to_owned(),

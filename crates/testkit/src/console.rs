@@ -47,6 +47,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<(Instant, String)>,
+    /// How many lines there were when each connection began.
+    connections: Vec<usize>,
     connection: Option<UnixStream>,
     dropped: bool,
 }
@@ -71,6 +73,28 @@ impl Console {
     /// The position after the last line until now.
     pub fn mark(&self) -> Mark {
         Mark(self.shared.lock().lines.len())
+    }
+
+    /// How many connections there have been: one for each QEMU that was started.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections.len()
+    }
+
+    /// Waits for a connection after the first `known` ones, and returns where its lines begin: what comes after that is
+    /// of another QEMU than what came before.
+    pub fn wait_connected(&self, known: usize, timeout: Duration) -> Result<Mark> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(lines) = state.connections.get(known) {
+                return Ok(Mark(*lines));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(state.timeout("connection to a new QEMU", timeout));
+            }
+            state = self.shared.wait(state, left);
+        }
     }
 
     /// Waits for a line after `since` of which `matcher` makes something, and returns that.
@@ -217,6 +241,8 @@ impl Shared {
         {
             let mut state = self.lock();
             state.connection = connection.try_clone().ok();
+            let lines = state.lines.len();
+            state.connections.push(lines);
             if state.dropped {
                 return;
             }
@@ -277,6 +303,9 @@ mod tests {
         assert_eq!(third.unwrap(), Tick { tick: 3, done: 1, in_flight: 1 });
         let ticks: Vec<_> = console.ticks().iter().map(|(_, tick)| tick.tick).collect();
         assert_eq!(ticks, [1, 2, 3], "the unfinished line is not counted");
+        let second = console.wait_connected(1, SOON).unwrap();
+        let tick = console.wait_tick(second, SOON).unwrap();
+        assert_eq!((tick.tick, console.connections()), (3, 2), "the lines of each connection are known");
 
         console.send("verify").unwrap();
         let mut command = [0; 7];

@@ -46,17 +46,17 @@ pub struct Restored {
     pub first: Option<Tick>,
 }
 
-/// Where the guest's console stood when a restore was asked for.
+/// Where the guest's console stood when another QEMU was asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
-    pub(super) at: Instant,
-    pub(super) mark: Mark,
+    at: Instant,
+    connections: usize,
 }
 
 impl Guest<'_> {
     /// Where the guest is now.
     pub(super) fn before(&self) -> Before {
-        Before { at: Instant::now(), mark: self.console.mark() }
+        Before { at: Instant::now(), connections: self.console.connections() }
     }
 
     /// `snapshot create`, with its result checked; what is needed to judge a restore is remembered.
@@ -96,16 +96,19 @@ impl Guest<'_> {
             return Restored { view, first: None };
         }
         assert!(view["start_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{view}");
-        let first = self.check_after_restore(name, before);
+        let first = self.first_tick_after(before, ANSWER);
+        self.check_restored(name, first);
         Restored { view, first: Some(first) }
     }
 
     /// Lets a guest go that was restored with `--paused`, with the same proof.
     #[track_caller]
     pub fn cont_after_restore(&self, name: &str) -> Tick {
-        let before = self.before();
+        let (at, still) = (Instant::now(), self.console.mark());
         self.qmp("cont", &serde_json::json!({}));
-        self.check_after_restore(name, before)
+        let first = self.first_tick_since(still, at, ANSWER);
+        self.check_restored(name, first);
+        first
     }
 
     /// Whether the guest's memory is from now on to be judged as that of this snapshot.
@@ -121,36 +124,31 @@ impl Guest<'_> {
 
     /// The guest went on with the next tick, its memory is right, and its disks are of the same instant.
     #[track_caller]
-    pub(super) fn check_after_restore(&self, name: &str, before: Before) -> Tick {
+    fn check_restored(&self, name: &str, first: Tick) {
         let known = self.known_of(name);
-        let first = self.first_tick_after(before, ANSWER);
         known.check_first(first);
         self.expect_memory_of(name);
         self.verify_ok();
         for (path, counter) in self.frozen_counters(&known.view) {
             known.check_counter(first, counter, &path);
         }
-        first
     }
 
-    /// The first tick that does not follow those of the old guest, which may have ticked on for a while; a new line of
-    /// time begins with it.
+    /// The first tick of the QEMU that was started since. The old guest may have ticked on for a while, up to the very
+    /// tick before the one that the new guest goes on with: only the connection tells their ticks apart.
     #[track_caller]
     pub(super) fn first_tick_after(&self, before: Before, patience: Duration) -> Tick {
-        let old = self.console.ticks().into_iter().rev().find(|(at, _)| *at < before.at);
-        let mut last = old.map(|(_, tick)| tick.tick);
-        let first = must(
-            "see the guest tick",
-            self.console.wait_for("tick of the guest", before.mark, patience, |line| {
-                let tick = Tick::parse(line)?;
-                let follows = last.is_some_and(|last| tick.tick == last + 1);
-                last = Some(tick.tick);
-                (!follows).then_some(tick)
-            }),
-        );
+        let began = must("find a new QEMU", self.console.wait_connected(before.connections, patience));
+        self.first_tick_since(began, before.at, patience)
+    }
+
+    /// The first tick after `mark`, which was taken at `at`; a new line of time begins with it.
+    #[track_caller]
+    fn first_tick_since(&self, mark: Mark, at: Instant, patience: Duration) -> Tick {
+        let first = must("see the guest tick", self.console.wait_tick(mark, patience));
         let ticks = self.console.ticks();
-        let found = ticks.iter().find(|(at, tick)| *at >= before.at && *tick == first);
-        self.began.set(found.map_or(before.at, |(at, _)| *at));
+        let found = ticks.iter().rev().find(|(came, tick)| *came >= at && *tick == first);
+        self.began.set(found.map_or(at, |(came, _)| *came));
         first
     }
 

@@ -6,6 +6,7 @@
 //!    |-- replay/    a captured state into a new QEMU
 //!    |-- layers/    bases, deltas, who needs which
 //!    |-- vm/        the QEMU process: found, started, ended
+//!    |-- agent      the guest agent: clock, commands in the guest
 //!    |-- record/    vm.json, manifests, journal
 //!    '-- root/      folders, atomic files, locks
 //! ```
@@ -14,6 +15,7 @@
 //! Guarantees: an operation completes, or the VM is as before; a crash in between is undone or finished by the next
 //! command; a snapshot is listed only when it is whole; a base image is never written.
 
+mod agent;
 mod capture;
 mod engine;
 mod error;
@@ -30,6 +32,7 @@ mod root;
 mod view;
 mod vm;
 
+pub use agent::GuestExit;
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
@@ -44,5 +47,5 @@ pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
 pub use view::{
-    DiskState, Listing, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView,
+    DiskState, GuestClock, Listing, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView,
 };

@@ -7,8 +7,8 @@ use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
     BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, Migrate, MigrateCancel, MigrateContinue,
     MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationParameters,
-    MigrationStatus, QueryMigrate, QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit,
-    RunState, Stop, SystemPowerdown, Transaction,
+    MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus,
+    Quit, RunState, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -86,6 +86,12 @@ impl Monitor {
     /// Whether and why the guest runs or not.
     pub(crate) fn status(&self) -> Result<RunState> {
         Ok(self.execute(&QueryStatus)?.status)
+    }
+
+    /// Whether a program in the guest has opened the device behind a character device.
+    pub(crate) fn is_open_in_guest(&self, chardev: &str) -> Result<bool> {
+        let all = self.execute(&QueryChardev)?;
+        Ok(all.iter().any(|found| found.label == chardev && found.frontend_open))
     }
 
     /// Whether QEMU has closed the connection.

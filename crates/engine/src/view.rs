@@ -160,6 +160,16 @@ pub enum RestoreMode {
     Cold,
 }
 
+/// What became of the clock of a guest that goes on where it was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestClock {
+    /// The guest agent set it.
+    Set,
+    /// It is behind by the time since the snapshot; a note says why.
+    Behind,
+}
+
 /// The result of a restore.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoreView {
@@ -175,6 +185,8 @@ pub struct RestoreView {
     pub undo: Option<String>,
     /// The VM's state now.
     pub state: String,
+    /// `set` or `behind`: the guest's clock; null where there is no guest, or it boots.
+    pub clock: Option<GuestClock>,
     /// What the user should know.
     pub notes: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use crate::{Guest, lock, power, say};
 
@@ -38,6 +39,9 @@ fn answer(guest: &Guest, line: &str) -> String {
         ["uptime"] => format!("UPTIME {}", first_word_of("/proc/uptime")),
         ["cpus"] => format!("CPUS {}", std::thread::available_parallelism().map_or(0, usize::from)),
         ["id"] => format!("ID {}", first_word_of("/proc/sys/kernel/random/boot_id")),
+        ["clock"] => format!("CLOCK {}", milliseconds_since_1970()),
+        ["agent", "hang"] => signal_agent("STOP"),
+        ["agent", "kill"] => signal_agent("KILL"),
         ["write", name, ..] => write(name, line.splitn(3, ' ').nth(2).unwrap_or_default()),
         ["read", name] => read(name),
         ["efivar", "set", name, text] => set_variable(name, text),
@@ -137,6 +141,17 @@ fn get_variable(name: &str) -> String {
 
 fn variable(name: &str) -> PathBuf {
     Path::new(EFI_FOLDER).join(format!("{name}-{EFI_NAMESPACE}"))
+}
+
+/// What the guest takes for the time of day.
+fn milliseconds_since_1970() -> u128 {
+    #[allow(clippy::disallowed_methods, reason = "the host asks for this very clock")]
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+fn signal_agent(signal: &str) -> String {
+    power::busybox(&["killall", &format!("-{signal}"), "qemu-ga"]);
+    format!("AGENT {signal}")
 }
 
 fn first_word_of(path: &str) -> String {

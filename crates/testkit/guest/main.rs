@@ -8,7 +8,8 @@
 //! guest -> host   READY sum=<hex> found=<n> found2=<n>   once at start, and when asked with `ready`
 //!                 T <tick> <disk done> <disk in flight>  every TICK_MS
 //! host -> guest   verify | sync | stop | damage | ready | write NAME TEXT | read NAME
-//!                 efivar set NAME TEXT | efivar get NAME | uptime | cpus | id
+//!                 efivar set NAME TEXT | efivar get NAME | uptime | cpus | id | clock
+//!                 agent hang | agent kill
 //! ```
 //! Every answer is one line, and lines are never mixed. Parameters come from the kernel command line, by way of the
 //! environment: TICK_MS, DISK_MS, FILL (MiB), MIX, SEED, DIRTY_MIB, DIRTY_HZ (pages per second).

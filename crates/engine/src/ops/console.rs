@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
-
 use crate::engine::Engine;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::vm::process::Process;
 use crate::vm::spawn;
@@ -25,14 +23,8 @@ impl Engine {
             return Err(Error::refused(format!("VM '{name}' does not run"))
                 .hint(format!("`vmrewind vm start {name}` starts it")));
         };
-        let template = CommandLine::parse(&seen.record.hardware.command_line)
-            .context(|| format!("the command line of VM '{name}' can't be used"))?;
-        let values = Placeholders {
-            name: name.to_string(),
-            run: process.run.to_string_lossy().into_owned(),
-            ports: spawn::ports_in_use(&process.run),
-        };
-        let socket = template.substitute(&values).console_socket().ok_or_else(|| {
+        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
+        let socket = line.console_socket().ok_or_else(|| {
             Error::refused(format!("VM '{name}' has no serial console on a socket")).hint(
                 "its command line would need `-serial unix:{run}/console.sock,server=on,wait=off`; \
                  output of other consoles is in the VM's log",

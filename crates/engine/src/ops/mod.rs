@@ -1,6 +1,7 @@
 //! The operations, one file each.
 
 pub(crate) mod console;
+pub(crate) mod guest;
 pub(crate) mod snapshot_create;
 pub(crate) mod snapshot_delete;
 pub(crate) mod snapshot_list;

@@ -28,6 +28,7 @@ use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
 use crate::monitor::{Monitor, is_running};
+use crate::ops::guest::Resumed;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
@@ -316,14 +317,15 @@ impl Engine {
                 .with_kind(ErrorKind::Partial)
                 .hint(format!("the disks of '{name}' are those of the snapshot; restore it again")));
         }
+        let resumed = started.as_ref().filter(|_| plan.mode != RestoreMode::Cold).map(|started| Resumed {
+            name: &held.record.name,
+            hardware: &plan.snapshot.hardware,
+            run: &started.process.run,
+            runs: plan.run,
+        });
+        let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
         drop(started);
         let state = state::ask(&held.folder)?.word;
-        let mut notes = Vec::new();
-        if plan.run && plan.mode == RestoreMode::Eager {
-            notes.push(
-                "the guest's clock is behind by the time since the snapshot; set it in the guest".into(),
-            );
-        }
         Ok(RestoreView {
             vm: held.record.name.to_string(),
             snapshot: plan.snapshot.name.to_string(),
@@ -331,7 +333,8 @@ impl Engine {
             start_ms,
             undo,
             state,
-            notes,
+            clock,
+            notes: note.flatten().into_iter().collect(),
         })
     }
 

@@ -12,7 +12,7 @@ use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
-use crate::ids::LayerId;
+use crate::ids::{LayerId, VmName};
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
@@ -165,6 +165,18 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(line.to_argv())
+}
+
+/// A VM's command line as its running QEMU was given it, but for its disks: every placeholder filled in.
+pub(crate) fn filled_in(name: &VmName, hardware: &Hardware, run: &Path) -> Result<CommandLine> {
+    let template = CommandLine::parse(&hardware.command_line)
+        .context(|| format!("the command line of VM '{name}' can't be used"))?;
+    let values = Placeholders {
+        name: name.to_string(),
+        run: run.to_string_lossy().into_owned(),
+        ports: ports_in_use(run),
+    };
+    Ok(template.substitute(&values))
 }
 
 /// For each wanted port that port if it is free, else one that is.

@@ -38,6 +38,7 @@ pub use disks::{BlockHandle, DiskAt, DiskSpec};
 pub use error::{CmdlineError, JsonError, Refusal};
 pub use keyvalues::{KeyValues, escape_commas, parse_bool};
 pub use placeholders::Placeholders;
+pub use sockets::GuestAgentChannel;
 pub use write::{
     Accelerator, Display, MachineRequest, Network, RequestedDisk, UefiFiles, write_command_line,
 };

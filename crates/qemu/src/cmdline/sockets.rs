@@ -9,6 +9,15 @@ use super::{CommandLine, Opt};
 /// The port name by which the QEMU guest agent finds its channel.
 const GUEST_AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
+/// Where the guest agent is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestAgentChannel {
+    /// Path of the unix socket.
+    pub socket: String,
+    /// The character device's id, by which `query-chardev` tells whether the guest listens.
+    pub chardev: String,
+}
+
 impl CommandLine {
     /// Path of the unix socket of the first serial console that has one.
     #[must_use]
@@ -28,14 +37,15 @@ impl CommandLine {
         })
     }
 
-    /// Path of the unix socket of the guest agent's channel.
+    /// The guest agent's channel, where it is a unix socket.
     #[must_use]
-    pub fn guest_agent_socket(&self) -> Option<String> {
+    pub fn guest_agent(&self) -> Option<GuestAgentChannel> {
         self.named("device").find_map(|option| {
             let device = option.properties().ok()?;
             let is_agent = device.get("driver").as_deref() == Some("virtserialport")
                 && device.get("name").as_deref() == Some(GUEST_AGENT_PORT);
-            self.chardev_socket(&device.get("chardev").filter(|_| is_agent)?)
+            let chardev = device.get("chardev").filter(|_| is_agent)?;
+            Some(GuestAgentChannel { socket: self.chardev_socket(&chardev)?, chardev })
         })
     }
 
@@ -104,9 +114,10 @@ mod tests {
     fn the_guest_agent_is_found_by_its_port() {
         let with = |name: &str| {
             let port = format!("virtserialport,chardev=c,name={name}");
-            line(&["-chardev", "socket,id=c,path=/qga,server=on", "-device", &port]).guest_agent_socket()
+            line(&["-chardev", "socket,id=c,path=/qga,server=on", "-device", &port]).guest_agent()
         };
-        assert_eq!(with("org.qemu.guest_agent.0").as_deref(), Some("/qga"));
+        let channel = GuestAgentChannel { socket: "/qga".into(), chardev: "c".into() };
+        assert_eq!(with("org.qemu.guest_agent.0"), Some(channel));
         assert_eq!(with("com.redhat.spice.0"), None);
     }
 }

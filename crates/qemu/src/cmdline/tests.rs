@@ -488,7 +488,7 @@ proptest! {
         if let Ok(mut line) = CommandLine::parse(&words) {
             prop_assert_eq!(line.to_argv(), words);
             let _ = (line.check_supported(), line.memory_bytes(), line.cpus(), line.accelerators(), line.read_only_media());
-            let _ = (line.console_socket(), line.guest_agent_socket(), line.ports_wanted(), line.name());
+            let _ = (line.console_socket(), line.guest_agent(), line.ports_wanted(), line.name());
             line = line.substitute(&Placeholders { name: "n,\"".to_owned(), ..Placeholders::default() });
             for disk in line.disks().unwrap_or_default() {
                 line.set_disk_file(&disk, "/x,y").ok();

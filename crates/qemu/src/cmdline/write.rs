@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(line.cpus(), Ok(2));
         assert_eq!(line.machine_type().as_deref(), Some("q35"));
         assert_eq!(line.console_socket().as_deref(), Some("{run}/console.sock"));
-        assert_eq!(line.guest_agent_socket().as_deref(), Some("{run}/agent.sock"));
+        assert_eq!(line.guest_agent().unwrap().socket, "{run}/agent.sock");
         assert_eq!(line.ports_wanted(), [2222]);
         let names: Vec<_> = line.disks().unwrap().into_iter().map(|disk| disk.name).collect();
         assert_eq!(names, ["uefi-vars", "disk0"]);

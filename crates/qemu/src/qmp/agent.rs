@@ -3,7 +3,7 @@
 //! The agent is the guest's program behind a serial channel: what an earlier client left in the channel may still come,
 //! and the guest may be anything. So nothing it says is trusted before a `guest-sync-delimited` with a number of our
 //! own came back; then one request has one reply, in order. It serves `--quiesce` (freezing the guest's file systems
-//! around a disk snapshot) and setting the clock after a restore.
+//! around a disk snapshot), setting the clock after a restore, and running a command in a clone.
 //!
 //! ```text
 //!  Unsynced --sync(n): 0xff, request--> Syncing(n) --0xff, {"return": n}--> Idle <--request/reply--> Waiting
@@ -11,7 +11,9 @@
 //!     '------------------------------ give_up (deadline) ------------------------------'
 //! ```
 
-use serde::{Deserialize, Serialize};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::commands::{Command, Nothing};
@@ -199,4 +201,77 @@ pub struct GuestSetTime {
 impl Command for GuestSetTime {
     const NAME: &'static str = "guest-set-time";
     type Reply = Nothing;
+}
+
+/// `guest-get-time`: the guest's clock, in nanoseconds since 1970, UTC.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct GuestGetTime;
+
+impl Command for GuestGetTime {
+    const NAME: &'static str = "guest-get-time";
+    type Reply = i64;
+}
+
+/// `guest-exec`: starts a program in the guest; the reply is its process id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GuestExec {
+    /// The program: a path, or a name that the guest looks up.
+    pub path: String,
+    /// Its arguments.
+    pub arg: Vec<String>,
+    /// Whether what it prints is to be kept for [`GuestExecStatus`].
+    #[serde(rename = "capture-output")]
+    pub capture_output: bool,
+}
+
+impl Command for GuestExec {
+    const NAME: &'static str = "guest-exec";
+    type Reply = GuestPid;
+}
+
+/// A process in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct GuestPid {
+    /// Its id.
+    pub pid: i64,
+}
+
+/// `guest-exec-status`: whether such a process has ended. Once it said so, the agent forgets the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GuestExecStatus {
+    /// The process.
+    pub pid: i64,
+}
+
+impl Command for GuestExecStatus {
+    const NAME: &'static str = "guest-exec-status";
+    type Reply = GuestProcess;
+}
+
+/// What became of a process; all but `exited` is there only once that is true.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct GuestProcess {
+    /// Whether it has ended.
+    pub exited: bool,
+    /// Its exit status.
+    pub exitcode: Option<i64>,
+    /// The signal that ended it.
+    pub signal: Option<i64>,
+    /// Its standard output, as far as the agent kept it.
+    #[serde(rename = "out-data", default, deserialize_with = "from_base64")]
+    pub stdout: Vec<u8>,
+    /// Its standard error, as far as the agent kept it.
+    #[serde(rename = "err-data", default, deserialize_with = "from_base64")]
+    pub stderr: Vec<u8>,
+    /// Whether standard output was longer.
+    #[serde(rename = "out-truncated", default)]
+    pub stdout_cut: bool,
+    /// Whether standard error was longer.
+    #[serde(rename = "err-truncated", default)]
+    pub stderr_cut: bool,
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    BASE64_STANDARD.decode(text).map_err(serde::de::Error::custom)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
 mod agent;
+mod agent_in_guest;
 mod client;
 mod real_qemu;
 mod session;

@@ -4,10 +4,12 @@
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`: a header of ASCII hexadecimal fields, the name with
 //! its NUL, padding to 4 bytes, the content, padding to 4 bytes; a record named `TRAILER!!!` ends it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
+use super::agent::AgentFile;
 use super::kernel::Kernel;
 use crate::command::run;
 use crate::error::{Error, Result};
@@ -26,26 +28,37 @@ const WORKLOAD: [(&str, &str); 5] = [
 
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 
 /// Everything the archive is made from, for naming it.
 pub(super) fn inputs(kernel: &Kernel) -> impl Hash + use<> {
     (INIT, WORKLOAD, include_str!("initramfs.rs"), include_str!("kernel.rs"), kernel.image.clone())
 }
 
-/// Builds the archive in `folder`.
-pub(super) fn build(kernel: &Kernel, folder: &Path) -> Result<()> {
+/// Builds the archive in `folder`, with the files of the guest agent where it is wanted.
+pub(super) fn build(kernel: &Kernel, agent: &[AgentFile], folder: &Path) -> Result<()> {
     let workload = compile_workload(folder)?;
     let busybox = find_busybox()?;
     let mut archive = Archive::default();
-    for name in ["bin", "dev", "mnt", "mnt2", "modules", "proc", "sys"] {
+    for name in ["bin", "dev", "mnt", "mnt2", "modules", "proc", "run", "sys"] {
         archive.add(name, FOLDER, &[]);
     }
     archive.add("init", PROGRAM, INIT.as_bytes());
     archive.add("bin/busybox", PROGRAM, &fs::read(&busybox).map_err(Error::io("read", &busybox))?);
+    archive.add("bin/sh", LINK, b"busybox");
     archive.add("bin/workload", PROGRAM, &fs::read(&workload).map_err(Error::io("read", &workload))?);
     for (number, module) in kernel.modules_in_order()?.iter().enumerate() {
         // The script loads them in the order of their names.
         archive.add(&format!("modules/{number:02}-{}.ko", module.name), PROGRAM, &module.content);
+    }
+    if !agent.is_empty() {
+        // The agent refuses to set the clock where it could not set the hardware's too.
+        archive.add("sbin", FOLDER, &[]);
+        archive.add("sbin/hwclock", LINK, b"../bin/busybox");
+    }
+    for file in agent {
+        archive.add_folders_of(&file.guest);
+        archive.add(&file.guest, PROGRAM, &fs::read(&file.host).map_err(Error::io("read", &file.host))?);
     }
     let path = folder.join(FILE_NAME);
     fs::write(&path, archive.finish()).map_err(Error::io("write", path))
@@ -79,6 +92,7 @@ fn find_busybox() -> Result<PathBuf> {
 struct Archive {
     bytes: Vec<u8>,
     records: u32,
+    folders: BTreeSet<String>,
 }
 
 impl Archive {
@@ -97,6 +111,15 @@ impl Archive {
         self.pad();
         self.bytes.extend_from_slice(content);
         self.pad();
+    }
+
+    /// Adds the folders above `name` that are not there yet: the kernel makes none by itself.
+    fn add_folders_of(&mut self, name: &str) {
+        for (at, _) in name.match_indices('/') {
+            if self.folders.insert(name[..at].to_owned()) {
+                self.add(&name[..at], FOLDER, &[]);
+            }
+        }
     }
 
     fn finish(mut self) -> Vec<u8> {

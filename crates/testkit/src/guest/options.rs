@@ -33,6 +33,8 @@ pub struct GuestOptions {
     pub tick_ms: u32,
     /// Milliseconds between writes of the disk counters.
     pub disk_ms: u32,
+    /// The QEMU guest agent.
+    pub agent: Agent,
     /// Further QEMU options.
     pub extra: Vec<String>,
 }
@@ -52,9 +54,21 @@ impl Default for GuestOptions {
             dirty_hz: 200,
             tick_ms: 10,
             disk_ms: 20,
+            agent: Agent::No,
             extra: Vec::new(),
         }
     }
+}
+
+/// The QEMU guest agent of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// Neither channel nor agent.
+    No,
+    /// A channel that nobody in the guest serves.
+    ChannelOnly,
+    /// A channel, on the socket `{run}/agent.sock`, and the agent.
+    Running,
 }
 
 /// What the checksummed memory of a guest looks like to a compressor.
@@ -124,7 +138,7 @@ impl DiskArg {
 /// The placeholder `{run}` stands for the VM's own folder: the serial console is a socket `{run}/console.sock`, and all
 /// that comes out of it is also in `{run}/console.log`. There is no QMP socket: whoever starts QEMU adds its own.
 pub fn command_line(options: &GuestOptions) -> Result<Vec<String>> {
-    let image = GuestImage::get()?;
+    let image = if options.agent == Agent::Running { GuestImage::with_agent()? } else { GuestImage::get()? };
     let mut line = vec!["qemu-system-x86_64".to_owned()];
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
     add("-machine", options.machine.clone());
@@ -146,10 +160,23 @@ pub fn command_line(options: &GuestOptions) -> Result<Vec<String>> {
     for (number, disk) in options.disks.iter().enumerate() {
         line.extend(disk_options(number, disk));
     }
+    if options.agent != Agent::No {
+        line.extend(AGENT_CHANNEL.map(String::from));
+    }
     line.extend(["-nodefaults".to_owned(), "-no-reboot".to_owned()]);
     line.extend(options.extra.iter().cloned());
     Ok(line)
 }
+
+/// The guest agent's channel, as libvirt and others give it.
+const AGENT_CHANNEL: [&str; 6] = [
+    "-chardev",
+    "socket,id=agent,path={run}/agent.sock,server=on,wait=off",
+    "-device",
+    "virtio-serial-pci",
+    "-device",
+    "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+];
 
 fn kernel_parameters(options: &GuestOptions) -> String {
     let mix = match options.mix {

@@ -23,6 +23,8 @@ plain_commands! {
     QueryVersion = "query-version" -> QemuVersion;
     /// `query-machines`.
     QueryMachines = "query-machines" -> Vec<MachineInfo>;
+    /// `query-chardev`.
+    QueryChardev = "query-chardev" -> Vec<ChardevInfo>;
 }
 
 commands! {
@@ -80,6 +82,16 @@ pub struct StatusInfo {
     /// Fields not typed here (older versions have `singlestep`).
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// QAPI's `ChardevInfo`, as far as it is needed to tell whether the guest listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChardevInfo {
+    /// The character device's id.
+    pub label: String,
+    /// Whether its device is open in the guest: for a virtio serial port, whether a program there has opened it.
+    #[serde(rename = "frontend-open")]
+    pub frontend_open: bool,
 }
 
 /// QAPI's `MachineInfo`, as far as it is needed to resolve an alias.

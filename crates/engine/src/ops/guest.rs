@@ -1,0 +1,71 @@
+//! What is done in a running guest by its agent: its clock after a restore, and commands.
+//!
+//! Neither can make an operation fail that is done already: without an agent the result says what was not done.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::agent::{Agent, GuestExit};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ids::VmName;
+use crate::record::vm::Hardware;
+use crate::view::GuestClock;
+use crate::vm::process::Process;
+use crate::vm::spawn;
+
+/// A guest that went on where it was captured, and so knows nothing of the time in between.
+pub(crate) struct Resumed<'a> {
+    /// The VM.
+    pub(crate) name: &'a VmName,
+    /// The hardware that its QEMU was started with.
+    pub(crate) hardware: &'a Hardware,
+    /// The folder of its sockets.
+    pub(crate) run: &'a Path,
+    /// Whether the guest runs.
+    pub(crate) runs: bool,
+}
+
+impl Engine {
+    /// Runs a command with `/bin/sh` in the guest of a running VM, and waits for its end.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused` where the VM does not run; `Failed` where it has no guest agent that answers, or the
+    /// command does not end in time (it goes on in the guest then); `Interrupted`.
+    pub fn run_inside(&self, name: &VmName, command: &str, timeout: Duration) -> Result<GuestExit> {
+        let seen = self.look(name)?;
+        let Some(process) = Process::find(&seen.folder)? else {
+            return Err(Error::refused(format!("VM '{name}' does not run"))
+                .hint(format!("`vmrewind vm start {name}` starts it")));
+        };
+        let doing = || format!("cannot run a command in the guest of VM '{name}'");
+        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
+        let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), &process.run)
+            .map_err(|error| error.while_doing(doing()))?;
+        agent.exec("/bin/sh", &["-c", command], timeout).map_err(|error| error.while_doing(doing()))
+    }
+
+    /// Sets the clock of a guest that was brought back. Where that can't be done, gives the words that say so.
+    pub(crate) fn bring_clock_up(&self, guest: &Resumed<'_>) -> (GuestClock, Option<String>) {
+        let behind = |why: &str, how: &str| {
+            let note = format!("the guest's clock is behind by the time since the snapshot ({why}); {how}");
+            (GuestClock::Behind, Some(note))
+        };
+        if !guest.runs {
+            return behind("the guest is paused", "set it once the guest runs");
+        }
+        match self.set_clock(guest) {
+            Ok(()) => (GuestClock::Set, None),
+            Err(error) => {
+                tracing::info!(vm = %guest.name, causes = ?error.causes(), "the clock was not set: {error}");
+                behind(&error.to_string(), "set it in the guest")
+            }
+        }
+    }
+
+    fn set_clock(&self, guest: &Resumed<'_>) -> Result<()> {
+        let line = spawn::filled_in(guest.name, guest.hardware, guest.run)?;
+        let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), guest.run)?;
+        agent.set_clock(self.host.clock.now())
+    }
+}

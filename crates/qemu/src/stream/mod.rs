@@ -29,7 +29,7 @@ mod encoder;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;

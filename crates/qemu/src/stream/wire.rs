@@ -6,12 +6,12 @@
 use super::error::Fault;
 
 /// First word of a stream, `QEVM`.
-pub(super) const MAGIC: u32 = 0x5145_564d;
+pub(crate) const MAGIC: u32 = 0x5145_564d;
 /// Second word of a stream: the only version since 2009.
-pub(super) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 
 /// What the first byte of a piece of the stream says it is.
-pub(super) mod tag {
+pub(crate) mod tag {
     pub(crate) const EOF: u8 = 0x00;
     pub(crate) const SECTION_START: u8 = 0x01;
     pub(crate) const SECTION_PART: u8 = 0x02;
@@ -25,7 +25,7 @@ pub(super) mod tag {
 }
 
 /// Low twelve bits of a word in RAM data.
-pub(super) mod flag {
+pub(crate) mod flag {
     pub(crate) const ZERO: u64 = 0x02;
     pub(crate) const MEM_SIZE: u64 = 0x04;
     pub(crate) const PAGE: u64 = 0x08;
@@ -36,13 +36,13 @@ pub(super) mod flag {
 }
 
 /// Name and version of the one iterable section that is read.
-pub(super) const RAM: &str = "ram";
+pub(crate) const RAM: &str = "ram";
 /// Version of the section `ram`, unchanged since QEMU 0.12.
-pub(super) const RAM_VERSION: u32 = 4;
+pub(crate) const RAM_VERSION: u32 = 4;
 
 /// Why a piece could not be read.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The piece is longer than the bytes at hand: at least so many, counted from its start, are needed.
     Need(usize),
     /// The piece is wrong, whatever may follow.
@@ -56,26 +56,26 @@ impl From<Fault> for Stop {
 }
 
 /// Result of reading a piece that may be incomplete.
-pub(super) type Parsed<T> = Result<T, Stop>;
+pub(crate) type Parsed<T> = Result<T, Stop>;
 
 /// Reads one piece from the start of a slice, and says how much is missing when the slice ends early.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     used: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(input: &'a [u8]) -> Self {
+    pub(crate) fn new(input: &'a [u8]) -> Self {
         Self { rest: input, used: 0 }
     }
 
     /// Bytes read so far.
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used
     }
 
     #[inline]
-    pub(super) fn array<const N: usize>(&mut self) -> Parsed<&'a [u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Parsed<&'a [u8; N]> {
         let Some((head, rest)) = self.rest.split_first_chunk::<N>() else {
             return Err(Stop::Need(self.used + N));
         };
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Parsed<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Parsed<&'a [u8]> {
         let Some((head, rest)) = self.rest.split_at_checked(count) else {
             return Err(Stop::Need(self.used.saturating_add(count)));
         };
@@ -94,52 +94,52 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(super) fn u8(&mut self) -> Parsed<u8> {
+    pub(crate) fn u8(&mut self) -> Parsed<u8> {
         self.array::<1>().map(|&[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Parsed<u16> {
+    pub(crate) fn u16(&mut self) -> Parsed<u16> {
         self.array().map(|bytes| u16::from_be_bytes(*bytes))
     }
 
-    pub(super) fn u32(&mut self) -> Parsed<u32> {
+    pub(crate) fn u32(&mut self) -> Parsed<u32> {
         self.array().map(|bytes| u32::from_be_bytes(*bytes))
     }
 
     #[inline]
-    pub(super) fn u64(&mut self) -> Parsed<u64> {
+    pub(crate) fn u64(&mut self) -> Parsed<u64> {
         self.array().map(|bytes| u64::from_be_bytes(*bytes))
     }
 
     /// A length byte and so many bytes.
-    pub(super) fn short_bytes(&mut self) -> Parsed<&'a [u8]> {
+    pub(crate) fn short_bytes(&mut self) -> Parsed<&'a [u8]> {
         let len = self.u8()?;
         self.bytes(usize::from(len))
     }
 
     /// A length byte and so many bytes of UTF-8.
-    pub(super) fn short_text(&mut self, field: &'static str) -> Parsed<&'a str> {
+    pub(crate) fn short_text(&mut self, field: &'static str) -> Parsed<&'a str> {
         text(self.short_bytes()?, field)
     }
 
     /// The next byte, left where it is.
-    pub(super) fn peek_u8(&self) -> Parsed<u8> {
+    pub(crate) fn peek_u8(&self) -> Parsed<u8> {
         self.rest.first().copied().ok_or(Stop::Need(self.used + 1))
     }
 
     /// The next word, left where it is.
-    pub(super) fn peek_u64(&self) -> Parsed<u64> {
+    pub(crate) fn peek_u64(&self) -> Parsed<u64> {
         Reader { rest: self.rest, used: self.used }.u64()
     }
 }
 
 /// Names are ASCII in every QEMU; UTF-8 is what a `String` can hold.
-pub(super) fn text<'a>(bytes: &'a [u8], field: &'static str) -> Parsed<&'a str> {
+pub(crate) fn text<'a>(bytes: &'a [u8], field: &'static str) -> Parsed<&'a str> {
     std::str::from_utf8(bytes).map_err(|_| Stop::Bad(Fault::NotText { field }))
 }
 
 /// Appends a length byte and the bytes; the callers' names are at most 255 bytes, as the decoder gave them out.
-pub(super) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     let len = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
     out.push(len);
     out.extend(bytes.iter().take(usize::from(len)));

@@ -1,0 +1,78 @@
+//! The source of a postcopy migration: a captured machine given to a QEMU whose guest runs before its memory is there.
+//!
+//! Devices go first, in one package. From then on QEMU asks for each page that is touched and not there, and the guest's
+//! processor waits for it. The rest is pushed behind that.
+//!
+//! ```text
+//!            [header, ADVISE, blocks, DISCARD, package]
+//!  fresh -------------------------------------------> Loading --PONG 3--> Serving --all sent: END--> Ending --SHUT--> Over
+//!  recovering ------------> Bitmaps --all there--> Resuming --RESUME_ACK----^
+//!            [RECV_BITMAP for each block]     [RESUME]
+//! ```
+//! [`Source`] is told what QEMU sends back and what time it is, and says which pages to read and which bytes to send.
+//! What is sent, in this order: pages that were asked for, with their neighbours; the working set, as soon as the package
+//! is out; the rest, a while after the guest can run. Each page goes out once. A page of zeros is sent when it is asked
+//! for, or with the working set; the others QEMU makes itself at the end.
+//!
+//! After the source's death QEMU waits for another one, which asks which pages came and goes on (`recovering`). Before
+//! PONG 3 QEMU ends with its source.
+//!
+//! Source of the formats: QEMU `migration/savevm.c`, `migration/ram.c`, `migration/migration.c`.
+
+mod error;
+#[doc(hidden)]
+pub mod fuzz;
+mod opening;
+mod page_set;
+mod queue;
+mod return_path;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::time::Duration;
+
+pub use error::{ReturnFault, SourceError};
+pub use return_path::{Message, ReturnPath};
+pub use source::{Batch, Content, Lane, Next, Piece, Progress, Source};
+
+/// Which pages of a block hold data; all others are zero.
+pub type DataRuns = Vec<Range<u64>>;
+
+/// One page: an index into the list of blocks, and a number within the block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageAddress {
+    /// Which block.
+    pub block: usize,
+    /// Which of its pages of 4 KiB.
+    pub page: u64,
+}
+
+/// How pages are sent.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Pages that go out together where one of them is asked for: an aligned window of so many.
+    pub around_pages: u64,
+    /// Pages in one batch of the working set or the rest. A page that is asked for waits for one batch at most.
+    pub batch_pages: u64,
+    /// From the guest being able to run (or a recovery) to the first page that nobody asked for.
+    pub push_after: Duration,
+    /// How many requests are remembered.
+    pub remember_pages: usize,
+    /// How long they are, from the first one on.
+    pub remember_for: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            around_pages: 8,
+            batch_pages: 16,
+            push_after: Duration::from_millis(200),
+            remember_pages: 32 << 10,
+            remember_for: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A whole migration in random orders, with deaths of the source at random moments.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::destination::{Destination, Stage};
+use super::{captured, content, runs};
+use crate::postcopy::{Batch, Content, DataRuns, Lane, Next, Options, PageAddress, Source, SourceError};
+use crate::stream::{Captured, PAGE_SIZE};
+
+/// One step of a test, drawn at random.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A processor of the guest touches a page.
+    Touch(usize, u64, bool),
+    /// A lane looks for work; what it gets it keeps.
+    Take(bool),
+    /// A batch that was kept is read and sent.
+    Fill(usize),
+    /// Some bytes of the return path arrive.
+    Deliver(usize),
+    /// Time goes by.
+    Pass(u64),
+    /// The source dies; another one takes over.
+    Die,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_usize..3, 0_u64..100, any::<bool>()).prop_map(|(block, page, named)| Step::Touch(block, page, named)),
+        6 => any::<bool>().prop_map(Step::Take),
+        6 => (0_usize..8).prop_map(Step::Fill),
+        4 => (1_usize..60).prop_map(Step::Deliver),
+        2 => (0_u64..100).prop_map(Step::Pass),
+        1 => Just(Step::Die),
+    ]
+}
+
+/// A migration under way in one process.
+struct Bench<'a> {
+    captured: &'a Captured,
+    data: Vec<DataRuns>,
+    working_set: Vec<PageAddress>,
+    source: Source<'a>,
+    destination: Destination<'a>,
+    kept: Vec<Batch>,
+    now: Duration,
+    /// The block that was asked for last, by this source's knowledge.
+    touched: Option<usize>,
+    over: bool,
+}
+
+impl<'a> Bench<'a> {
+    fn new(captured: &'a Captured, data: Vec<DataRuns>, working_set: Vec<PageAddress>) -> Self {
+        let source = Source::fresh(captured, &data, working_set.clone(), options()).unwrap();
+        let destination = Destination::new(captured);
+        let (kept, now) = (Vec::new(), Duration::ZERO);
+        Self { captured, data, working_set, source, destination, kept, now, touched: None, over: false }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Touch(block, page, named) => {
+                let block = block % self.captured.blocks.len();
+                let page = page % self.captured.blocks[block].pages();
+                let missing = !self.destination.pages.contains_key(&(block, page));
+                if self.destination.stage == Stage::Listening && missing {
+                    self.destination.ask(block, page, *named || self.touched != Some(block));
+                    self.touched = Some(block);
+                }
+            }
+            Step::Take(faults) => self.take(if *faults { Lane::Faults } else { Lane::Push }),
+            Step::Fill(at) => {
+                if !self.kept.is_empty() {
+                    let batch = self.kept.swap_remove(at % self.kept.len());
+                    self.fill(&batch);
+                }
+            }
+            Step::Deliver(count) => self.deliver(*count),
+            Step::Pass(ms) => self.now += Duration::from_millis(*ms),
+            // QEMU ends with a source that dies before it can run; that is another test's.
+            Step::Die if self.destination.runs && self.destination.stage == Stage::Listening => self.die(),
+            Step::Die => {}
+        }
+    }
+
+    fn take(&mut self, lane: Lane) {
+        let mut out = Vec::new();
+        let next = self.source.next(lane, self.now, &mut out).unwrap();
+        assert_eq!(out.is_empty(), next != Next::Send, "{next:?}");
+        match next {
+            Next::Send => self.destination.receive(&out),
+            Next::Pages(batch) => self.kept.push(batch),
+            Next::Over => self.over = true,
+            Next::Wait(until) => assert!(until.is_none_or(|until| until > self.now)),
+        }
+    }
+
+    fn fill(&mut self, batch: &Batch) {
+        let data: Vec<u8> = batch
+            .pieces()
+            .iter()
+            .filter(|piece| piece.content == Content::Data)
+            .flat_map(|piece| piece.pages.clone().flat_map(|page| content(piece.block, page)))
+            .collect();
+        let mut out = Vec::new();
+        self.source.fill(batch, &data, &mut out).unwrap();
+        self.destination.receive(&out);
+    }
+
+    fn deliver(&mut self, count: usize) {
+        let count = count.min(self.destination.answers.len());
+        let bytes: Vec<u8> = self.destination.answers.drain(..count).collect();
+        self.source.receive(&bytes, self.now).unwrap();
+    }
+
+    /// Batches that were not sent are lost with the source; so is what QEMU had said to it.
+    fn die(&mut self) {
+        self.kept.clear();
+        self.touched = None;
+        self.destination.lose_source();
+        let (data, working_set) = (&self.data, self.working_set.clone());
+        self.source = Source::recovering(self.captured, data, working_set, options()).unwrap();
+    }
+
+    fn finish(&mut self) {
+        for _ in 0..10_000 {
+            if self.over {
+                return;
+            }
+            self.take(Lane::Faults);
+            self.take(Lane::Push);
+            while let Some(batch) = self.kept.pop() {
+                self.fill(&batch);
+            }
+            self.deliver(usize::MAX);
+            self.now += Duration::from_millis(20);
+        }
+        panic!("it does not end: {:?}", self.source);
+    }
+}
+
+fn options() -> Options {
+    Options { push_after: Duration::from_millis(50), ..Options::default() }
+}
+
+fn address(block: usize, page: u64) -> PageAddress {
+    PageAddress { block, page }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Guards the guest's memory: in whatever order pages are asked for, read, sent and lost with a source, all data is
+    /// there in the end, each page in its place and once (the destination looks at that), before the end is said.
+    #[test]
+    fn everything_comes_once(
+        marks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 1..100), 1..4),
+        working_set in proptest::collection::vec((0_usize..4, 0_u64..120), 0..20),
+        steps in proptest::collection::vec(step(), 0..300),
+    ) {
+        let captured = captured(&marks.iter().map(|marks| marks.len() as u64).collect::<Vec<_>>());
+        let data: Vec<DataRuns> = marks.iter().map(|marks| runs(marks)).collect();
+        let working_set = working_set.into_iter().map(|(block, page)| address(block, page)).collect();
+        let mut bench = Bench::new(&captured, data, working_set);
+        steps.iter().for_each(|step| bench.apply(step));
+        bench.finish();
+        prop_assert_eq!(bench.destination.stage, Stage::Ended);
+        for (block, marks) in marks.iter().enumerate() {
+            for (page, mark) in (0..).zip(marks) {
+                let found = bench.destination.pages.get(&(block, page));
+                let right = if *mark {
+                    found == Some(&Some(content(block, page)))
+                } else {
+                    // A hole reads as zero once the migration is over.
+                    matches!(found, None | Some(None))
+                };
+                prop_assert!(right, "page {} of block {}", page, block);
+            }
+        }
+        let progress = bench.source.progress();
+        prop_assert_eq!(progress.sent_pages, progress.total_pages);
+    }
+}
+
+/// Brings a bench to where the guest can run.
+fn running<'a>(captured: &'a Captured, data: Vec<DataRuns>, working_set: Vec<PageAddress>) -> Bench<'a> {
+    let mut bench = Bench::new(captured, data, working_set);
+    bench.take(Lane::Faults);
+    bench.deliver(usize::MAX);
+    assert!(bench.source.progress().can_run);
+    bench
+}
+
+fn pages_of(batch: &Batch) -> Vec<(usize, u64)> {
+    let pieces = batch.pieces().iter();
+    pieces.flat_map(|piece| piece.pages.clone().map(|page| (piece.block, page))).collect()
+}
+
+/// Guards the guest's waiting time: what it asks for comes first, with its neighbours, and holds the push back; the
+/// working set does not wait for the time of the push, the rest does.
+#[test]
+fn faults_come_before_the_working_set_and_that_before_the_rest() {
+    let captured = captured(&[64]);
+    let mut bench = running(&captured, vec![vec![0..64]], vec![address(0, 60), address(0, 50)]);
+    bench.destination.ask(0, 20, true);
+    bench.deliver(usize::MAX);
+    bench.take(Lane::Push);
+    assert!(bench.kept.is_empty(), "pushed while somebody waits");
+    bench.take(Lane::Faults);
+    let fault: Vec<u64> = pages_of(&bench.kept[0]).into_iter().map(|(_, page)| page).collect();
+    assert_eq!(fault, [20, 16, 17, 18, 19, 21, 22, 23], "the page itself goes first");
+    bench.take(Lane::Push);
+    assert_eq!(pages_of(&bench.kept[1]), [(0, 60), (0, 50)]);
+    bench.take(Lane::Push);
+    assert_eq!(bench.kept.len(), 2, "the rest waits for its time");
+    bench.now = Duration::from_millis(50);
+    bench.take(Lane::Push);
+    assert_eq!(pages_of(&bench.kept[2]), (0..16).map(|page| (0, page)).collect::<Vec<_>>());
+    bench.finish();
+    assert_eq!(bench.source.remembered(), [address(0, 20)]);
+}
+
+/// Guards the length of a migration: zeros are not pushed, but nobody waits for them in vain.
+#[test]
+fn zeros_are_answered_and_not_pushed() {
+    let captured = captured(&[32]);
+    let mut bench = running(&captured, vec![vec![0..4]], Vec::new());
+    bench.destination.ask(0, 9, true);
+    bench.deliver(usize::MAX);
+    bench.take(Lane::Faults);
+    let batch = bench.kept.pop().unwrap();
+    assert_eq!(batch.data_bytes(), 0);
+    bench.fill(&batch);
+    bench.finish();
+    let came: Vec<u64> = bench.destination.pages.keys().map(|(_, page)| *page).collect();
+    assert_eq!(came, (0..4).chain(8..16).collect::<Vec<_>>(), "zeros around the one that was asked for");
+}
+
+/// The same page asked for again is on its way, and is not sent twice.
+#[test]
+fn a_page_asked_for_twice_is_sent_once() {
+    let captured = captured(&[8, 8]);
+    let mut bench = running(&captured, vec![vec![0..8], vec![2..3]], Vec::new());
+    for _ in 0..2 {
+        bench.destination.ask(1, 2, true);
+        bench.destination.ask(1, 2, false);
+        bench.deliver(usize::MAX);
+    }
+    bench.take(Lane::Faults);
+    bench.take(Lane::Faults);
+    assert_eq!(bench.kept.len(), 1);
+    assert_eq!(bench.source.progress().asked_pages, 1);
+    bench.finish();
+}
+
+/// What was asked for late is not part of a start.
+#[test]
+fn requests_are_remembered_for_their_time_and_number() {
+    let captured = captured(&[100]);
+    let mut bench = Bench::new(&captured, vec![vec![]], Vec::new());
+    let few = Options { remember_pages: 2, ..Options::default() };
+    bench.source = Source::fresh(&captured, &[vec![]], Vec::new(), few).unwrap();
+    bench.take(Lane::Faults);
+    for (page, at_ms) in [(1, 0), (2, 5000), (3, 5001), (4, 0), (5, 0)] {
+        bench.now = Duration::from_millis(at_ms);
+        bench.destination.ask(0, page, true);
+        bench.deliver(usize::MAX);
+    }
+    assert_eq!(bench.source.remembered(), [address(0, 1), address(0, 2)]);
+}
+
+/// Guards against taking QEMU's failure for success.
+#[test]
+fn an_early_end_is_an_error() {
+    let captured = captured(&[8]);
+    let shut = |status: u8| [0, 1, 0, 4, 0, 0, 0, status];
+    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let error = bench.source.receive(&shut(0), Duration::ZERO).unwrap_err();
+    assert_eq!(error, SourceError::GivenUp { what: "it ended before all was sent" });
+    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let error = bench.source.receive(&shut(1), Duration::ZERO).unwrap_err();
+    assert_eq!(error, SourceError::GivenUp { what: "it met an error" });
+    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let error = bench.source.receive(&[0, 6, 0, 4, 0, 0, 0, 1], Duration::ZERO).unwrap_err();
+    assert_eq!(error, SourceError::OutOfTurn { what: "the answer to RESUME" });
+}
+
+/// A machine whose pages can't be sent one by one is said to be so, before anything is sent.
+#[test]
+fn huge_pages_are_refused() {
+    let mut captured = captured(&[1024]);
+    captured.blocks[0].page_size = 2 << 20;
+    let error = Source::fresh(&captured, &[vec![]], Vec::new(), Options::default()).unwrap_err();
+    assert_eq!(error, SourceError::Unfit { what: "its memory is of huge pages" });
+}
+
+/// Pages of another length than the batch would shift all that follow.
+#[test]
+fn a_batch_of_the_wrong_length_is_refused() {
+    let captured = captured(&[8]);
+    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    bench.now = Duration::from_secs(1);
+    bench.take(Lane::Push);
+    let batch = bench.kept.pop().unwrap();
+    let error = bench.source.fill(&batch, &[0; PAGE_SIZE], &mut Vec::new()).unwrap_err();
+    assert_eq!(error, SourceError::BatchLength { expected: 8 * PAGE_SIZE, found: PAGE_SIZE });
+}

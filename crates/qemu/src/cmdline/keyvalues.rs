@@ -107,6 +107,17 @@ impl KeyValues {
         true
     }
 
+    /// Gives each entry the value that `rewrite` has for its key and value; `None` leaves it as it was written.
+    pub fn rewrite(&mut self, mut rewrite: impl FnMut(&str, &str) -> Option<String>) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.key.is_empty()) {
+            if let Some(value) = rewrite(&entry.key, &entry.value) {
+                let implied = entry.implied && !value.is_empty() && !value.contains(['=', ',']);
+                let key = entry.key.clone();
+                *entry = if implied { Entry::implied(&key, &value) } else { Entry::with_key(&key, &value) };
+            }
+        }
+    }
+
     /// Drops all entries whose key satisfies `unwanted`.
     pub fn remove_where(&mut self, unwanted: impl Fn(&str) -> bool) {
         self.entries.retain(|entry| entry.key.is_empty() || !unwanted(&entry.key));

@@ -17,6 +17,7 @@
 
 mod base;
 mod blockdev;
+mod clone;
 mod disks;
 mod drives;
 mod edit;
@@ -34,6 +35,7 @@ mod write;
 mod tests;
 
 pub use base::{Backing, BaseLocation, BaseSpec, DiskOptions};
+pub use clone::{Change, CloneValues, Separation, Shared};
 pub use disks::{BlockHandle, DiskAt, DiskSpec};
 pub use error::{CmdlineError, JsonError, Refusal};
 pub use keyvalues::{KeyValues, escape_commas, parse_bool};

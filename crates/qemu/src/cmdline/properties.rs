@@ -48,6 +48,42 @@ impl Properties {
         self.get(key).as_deref().and_then(parse_bool) == Some(false)
     }
 
+    /// Gives each scalar the value that `rewrite` has for its key (with dots) and text; `None` leaves it as it is.
+    pub(super) fn rewrite(&mut self, rewrite: &mut dyn FnMut(&str, &str) -> Option<String>) {
+        match self {
+            Self::Keys(keys) => keys.rewrite(rewrite),
+            Self::Json(value) => rewrite_json(value, "", rewrite),
+        }
+    }
+
+    /// Adds a key that is not there.
+    pub(super) fn push(&mut self, key: &str, value: &str) {
+        match self {
+            Self::Keys(keys) => keys.push(key, value),
+            Self::Json(tree) => insert(tree, key, Value::String(value.to_owned())),
+        }
+    }
+
+    /// Drops a key, with what is below it.
+    pub(super) fn remove(&mut self, key: &str) {
+        match self {
+            Self::Keys(keys) => keys.remove_where(|other| other == key),
+            Self::Json(tree) => {
+                if let Some(map) = tree.as_object_mut() {
+                    map.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The argument as it stands on a command line.
+    pub(super) fn to_text(&self) -> String {
+        match self {
+            Self::Keys(keys) => keys.to_string(),
+            Self::Json(value) => value.to_string(),
+        }
+    }
+
     /// The argument as one nested object; lists written with dots become objects with number keys.
     pub(super) fn tree(&self) -> Value {
         match self {
@@ -149,6 +185,30 @@ fn flatten_into(out: &mut Vec<(String, String)>, prefix: &str, value: &Value) {
         Value::Null => {}
         Value::String(_) | Value::Bool(_) | Value::Number(_) => {
             out.extend(scalar_text(value).map(|text| (prefix.to_owned(), text)));
+        }
+    }
+}
+
+/// Rewrites the scalars of a tree. A number stays one where its new text is a number.
+fn rewrite_json(value: &mut Value, key: &str, rewrite: &mut dyn FnMut(&str, &str) -> Option<String>) {
+    let join = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+    match value {
+        Value::Object(map) => {
+            for (part, value) in map.iter_mut() {
+                rewrite_json(value, &join(part), rewrite);
+            }
+        }
+        Value::Array(list) => {
+            for (at, value) in list.iter_mut().enumerate() {
+                rewrite_json(value, &join(&at.to_string()), rewrite);
+            }
+        }
+        scalar => {
+            let new = scalar_text(scalar).and_then(|text| rewrite(key, &text));
+            if let Some(text) = new {
+                let number = text.parse::<u64>().ok().filter(|_| scalar.is_number());
+                *scalar = number.map_or_else(|| Value::String(text), Value::from);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use vmrewind_store::{DirStorage, Store};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::ids::VmName;
+use crate::ids::{LayerId, VmName};
 use crate::images::store_error;
 use crate::journaled::Ledger;
 use crate::record::journal::Journal;
@@ -51,6 +51,29 @@ pub(crate) struct Seen {
     pub(crate) snapshots: Snapshots,
     /// The operation that another process is carrying out.
     pub(crate) operation: Option<String>,
+}
+
+impl Held {
+    /// Fails where a layer between this one and the base is missing.
+    ///
+    /// # Errors
+    /// `Damaged`, naming it.
+    pub(crate) fn check_chain(&self, disk: &str, layer: &LayerId) -> Result<()> {
+        let damaged = |what: String| {
+            Err(Error::damaged(what)
+                .hint("put the file back from a backup; docs/format.md says what belongs where"))
+        };
+        let Some(record) = self.record.disk(disk) else {
+            return damaged(format!("the VM has no disk '{disk}'"));
+        };
+        let Some(chain) = record.chain(layer) else {
+            return damaged(format!("disk '{disk}' has no record of layer {layer}"));
+        };
+        match chain.iter().map(|layer| self.folder.layer(disk, layer)).find(|path| !path.exists()) {
+            Some(missing) => damaged(format!("layer '{}' is missing", missing.display())),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Engine {

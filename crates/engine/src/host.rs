@@ -102,4 +102,17 @@ impl Host {
         self.random.fill(&mut bytes);
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// Makes a UUID.
+    pub(crate) fn random_uuid(&self) -> String {
+        let hex = self.random_hex::<16>();
+        // Version 4, variant 1 (RFC 9562): the digits that say so are fixed.
+        format!("{}-{}-4{}-a{}-{}", &hex[0..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+    }
+
+    /// Makes a MAC address of those that QEMU's VMs have.
+    pub(crate) fn random_mac(&self) -> String {
+        let hex = self.random_hex::<3>();
+        format!("52:54:00:{}:{}:{}", &hex[0..2], &hex[2..4], &hex[4..6])
+    }
 }

@@ -20,6 +20,7 @@ mod capture;
 mod engine;
 mod error;
 mod host;
+mod identity;
 mod ids;
 mod images;
 mod journaled;
@@ -42,10 +43,12 @@ pub use ops::console::ConsolePath;
 pub use ops::snapshot_create::SnapshotCreate;
 pub use ops::snapshot_delete::DeletePlan;
 pub use ops::snapshot_restore::SnapshotRestore;
+pub use ops::vm_clone::VmClone;
 pub use ops::vm_create::{Configuration, NewMachine, VmCreate};
 pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
+pub use view::clone::{Changed, CloneView, ClonesView, NotUnique, OriginView, StartMode};
 pub use view::{
     DiskState, GuestClock, Listing, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView,
 };

@@ -1,5 +1,7 @@
 //! What the engine shows of VMs and snapshots: plain values whose JSON is the product's contract.
 
+pub(crate) mod clone;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
 use crate::record::vm::VmRecord;
+use clone::{OriginView, StartMode};
 
 /// What could be read of many, and why the rest could not.
 #[derive(Debug)]
@@ -58,6 +61,10 @@ pub struct VmView {
     pub qemu_version: String,
     /// The command line as given, placeholders kept.
     pub command_line: Vec<String>,
+    /// The snapshot that it was cloned from; null for what is no clone.
+    pub origin: Option<OriginView>,
+    /// How its next start goes.
+    pub next_start: StartMode,
     /// The operation under way, or left by a dead command.
     pub operation: Option<String>,
     /// The file of QEMU's output.
@@ -92,6 +99,8 @@ pub struct SnapshotView {
     pub parent: Option<String>,
     /// The names of those made after it.
     pub children: Vec<String>,
+    /// The VMs that were cloned from it.
+    pub clones: Vec<String>,
     /// When its instant was.
     pub created: Timestamp,
     /// The user's words.
@@ -202,6 +211,7 @@ impl SnapshotView {
             id: manifest.id.to_string(),
             parent: manifest.parent.as_ref().and_then(name_of),
             children: children.map(|child| child.name.to_string()).collect(),
+            clones: Vec::new(),
             created: manifest.created,
             message: manifest.message.clone(),
             labels: manifest.labels.clone(),

@@ -7,6 +7,7 @@ const COMMANDS: &[&str] = &[
     "",
     "vm",
     "vm create",
+    "vm clone",
     "vm start",
     "vm stop",
     "vm list",

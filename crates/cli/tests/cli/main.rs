@@ -7,6 +7,7 @@
 
 mod bad_images;
 mod bad_input;
+mod clones;
 mod console;
 mod help;
 mod json;

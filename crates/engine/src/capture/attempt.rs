@@ -18,9 +18,9 @@ use crate::monitor::{DiskSwitch, Monitor};
 use crate::record::journal::Overlay;
 use crate::record::snapshot::Method;
 use crate::root::VmFolder;
+use crate::vm::ports;
 use crate::vm::process::{Process, resident_bytes};
 use crate::vm::run_folder::socket;
-use crate::vm::spawn;
 
 pub(crate) use crate::capture::shot::{Miss, Shot};
 
@@ -167,7 +167,7 @@ fn specs_of_running(held: &Held, process: &Process) -> Result<Vec<DiskSpec>> {
     let values = Placeholders {
         name: held.record.name.to_string(),
         run: process.run.to_string_lossy().into_owned(),
-        ports: spawn::ports_in_use(&process.run),
+        ports: ports::ports_in_use(&process.run),
     };
     template.substitute(&values).disks().context(bad)
 }

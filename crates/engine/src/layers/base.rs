@@ -13,7 +13,8 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::layers::image_tool::qemu_img;
 use crate::layers::qcow2;
-use crate::record::vm::{BaseRecord, FileMark, VmRecord};
+use crate::record::vm::{BaseLayer, BaseRecord, FileMark, VmRecord};
+use crate::root::VmFolder;
 use crate::root::file::io_error;
 
 /// How an image is to be looked at.
@@ -79,6 +80,7 @@ pub(crate) fn inspect(request: BaseRequest<'_>) -> Result<BaseRecord> {
         format: request.format.map_or(info.format, str::to_owned),
         virtual_bytes: info.virtual_size,
         file: mark,
+        layer: None,
     })
 }
 
@@ -170,6 +172,24 @@ pub(crate) fn check_unchanged(disk: &str, base: &BaseRecord) -> Result<()> {
 /// Notices a changed base of any disk, before anything is built on it. Errors as of [`check_unchanged`].
 pub(crate) fn check_all_unchanged(record: &VmRecord) -> Result<()> {
     record.disks.iter().try_for_each(|disk| check_unchanged(&disk.name, &disk.base))
+}
+
+/// The record of a frozen layer of another VM as the base of a clone's disk.
+///
+/// # Errors
+/// `Damaged` where the layer is missing or no qcow2 file.
+pub(crate) fn of_layer(folder: &VmFolder, layer: BaseLayer) -> Result<BaseRecord> {
+    let path = layer.path(folder);
+    let damaged = |what: &str| Error::damaged(format!("layer '{}' {what}", path.display()));
+    let metadata = std::fs::metadata(&path).map_err(|error| damaged("can't be read").because(error))?;
+    let header = qcow2::read_header(&path)?.ok_or_else(|| damaged("is not a qcow2 file"))?;
+    Ok(BaseRecord {
+        location: path.display().to_string(),
+        format: "qcow2".into(),
+        virtual_bytes: header.virtual_bytes,
+        file: Some(file_mark(&metadata)),
+        layer: Some(layer),
+    })
 }
 
 fn file_mark(metadata: &std::fs::Metadata) -> FileMark {

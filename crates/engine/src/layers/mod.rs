@@ -1,6 +1,8 @@
 //! Disk layers: the user's base, the deltas on it, and who needs which.
 
 pub(crate) mod base;
+pub(crate) mod below;
+pub(crate) mod clones;
 pub(crate) mod image_tool;
 pub(crate) mod needs;
 pub(crate) mod overlay;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{LayerId, SnapshotId};
+use crate::layers::clones::CloneOf;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
 
@@ -13,6 +14,8 @@ pub(crate) enum Reader {
     Present,
     /// A snapshot, by name.
     Snapshot(String),
+    /// A clone, by the name of its VM.
+    Clone(String),
 }
 
 impl std::fmt::Display for Reader {
@@ -20,6 +23,7 @@ impl std::fmt::Display for Reader {
         match self {
             Self::Present => f.write_str("the VM's present state"),
             Self::Snapshot(name) => write!(f, "snapshot '{name}'"),
+            Self::Clone(name) => write!(f, "VM '{name}', a clone"),
         }
     }
 }
@@ -28,6 +32,7 @@ impl std::fmt::Display for Reader {
 pub(crate) fn readers(
     record: &VmRecord,
     snapshots: &[Manifest],
+    clones: &[CloneOf],
     without: &BTreeSet<SnapshotId>,
 ) -> BTreeMap<(String, LayerId), BTreeSet<Reader>> {
     let mut readers: BTreeMap<(String, LayerId), BTreeSet<Reader>> = BTreeMap::new();
@@ -44,6 +49,11 @@ pub(crate) fn readers(
         for snapshot in snapshots.iter().filter(|snapshot| !without.contains(&snapshot.id)) {
             if let Some(frozen) = snapshot.disks.iter().find(|frozen| frozen.name == disk.name) {
                 add(&frozen.layer, &Reader::Snapshot(snapshot.name.to_string()));
+            }
+        }
+        for clone in clones {
+            for (_, layer) in clone.layers.iter().filter(|(name, _)| *name == disk.name) {
+                add(layer, &Reader::Clone(clone.name.clone()));
             }
         }
     }

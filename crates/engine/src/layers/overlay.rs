@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layers::image_tool::qemu_img;
 use crate::layers::qcow2;
 use crate::record::journal::Overlay;
-use crate::record::vm::DiskRecord;
+use crate::record::vm::{BaseLayer, DiskRecord};
 use crate::root::VmFolder;
 use crate::root::file::{make_dir, remove_file, sync_dir, sync_file};
 
@@ -20,7 +20,10 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
     let path = folder.layer(&disk.name, &overlay.layer);
     let (backing, format) = match &overlay.parent {
         Some(parent) => (format!("{parent}.qcow2"), "qcow2"),
-        None => (disk.base.location.clone(), disk.base.format.as_str()),
+        None => {
+            let location = disk.base.layer.as_ref().map(BaseLayer::relative);
+            (location.unwrap_or_else(|| disk.base.location.clone()), disk.base.format.as_str())
+        }
     };
     let size = virtual_bytes(folder, disk, overlay)?.to_string();
     let doing = format!("cannot make a new layer for disk '{}'", disk.name);

@@ -8,6 +8,7 @@ pub(crate) mod snapshot_list;
 pub(crate) mod snapshot_rename;
 pub(crate) mod snapshot_restore;
 pub(crate) mod snapshot_verify;
+pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_list;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, Result};
 use crate::ids::{Address, SnapshotId};
+use crate::layers::clones::{CloneOf, clones_of};
 use crate::layers::needs::{Reader, readers};
 use crate::record::journal::{Overlay, RedoPlan};
 use crate::record::snapshot::Manifest;
@@ -70,8 +71,10 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
         }
     }
     let ids: BTreeSet<SnapshotId> = doomed.iter().map(|manifest| manifest.id.clone()).collect();
-    let readers = readers(&held.record, &held.snapshots.0, &ids);
+    let clones = clones_of(&held.folder, &held.record.id)?;
+    let readers = readers(&held.record, &held.snapshots.0, &clones, &ids);
     for manifest in &doomed {
+        refuse_cloned(held, manifest, &clones)?;
         refuse_needed(held, manifest, |disk, layer| {
             readers.get(&(disk.to_owned(), layer.clone())).cloned().unwrap_or_default()
         })?;
@@ -117,6 +120,22 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
     Ok((shown, redo))
 }
 
+/// Refuses a snapshot whose memory the first start of a clone is to go on with.
+fn refuse_cloned(held: &Held, manifest: &Manifest, clones: &[CloneOf]) -> Result<()> {
+    let needed = clones.iter().filter(|clone| clone.needs_memory_of(&manifest.id));
+    let names: Vec<String> = needed.map(|clone| format!("'{}'", clone.name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "snapshot '{}@{}' can't be deleted: VM {}, cloned from it, was not started yet and needs its memory",
+        held.record.name,
+        manifest.name,
+        names.join(", ")
+    ))
+    .hint("start those VMs, or delete them first"))
+}
+
 /// Refuses a snapshot while somebody reads through its own layers.
 fn refuse_needed(
     held: &Held,
@@ -136,7 +155,7 @@ fn refuse_needed(
         names.join(", ")
     ))
     .hint(
-        "delete those snapshots with it (undo points too: `vmrewind snapshot list --all`); where the VM's present state \
-         is named, restore another snapshot with --discard-current first",
+        "delete those snapshots with it (undo points too: `vmrewind snapshot list --all`), and those VMs before it; \
+         where the VM's present state is named, restore another snapshot with --discard-current first",
     ))
 }

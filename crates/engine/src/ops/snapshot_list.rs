@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Address, VmName};
+use crate::layers::clones::{CloneOf, clones_of};
 use crate::record::snapshot::Origin;
 use crate::view::{Listing, SnapshotView};
 
@@ -28,7 +29,8 @@ impl Engine {
             };
             let shown = seen.snapshots.0.iter().filter(|snapshot| undo || snapshot.origin == Origin::User);
             let views = shown.map(|snapshot| SnapshotView::of(&seen.record, &seen.snapshots, snapshot));
-            listing.items.extend(views);
+            let clones = clones_of(&seen.folder, &seen.record.id)?;
+            listing.items.extend(views.map(|view| with_clones(view, &clones)));
         }
         Ok(listing)
     }
@@ -40,6 +42,14 @@ impl Engine {
     pub fn snapshot_show(&self, address: &Address) -> Result<SnapshotView> {
         let seen = self.look(&address.vm)?;
         let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
-        Ok(SnapshotView::of(&seen.record, &seen.snapshots, manifest))
+        let view = SnapshotView::of(&seen.record, &seen.snapshots, manifest);
+        Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
     }
+}
+
+/// Names the VMs that were cloned from a snapshot.
+fn with_clones(mut view: SnapshotView, clones: &[CloneOf]) -> SnapshotView {
+    let is_of = |clone: &&CloneOf| clone.snapshot.as_ref().is_some_and(|id| id.as_str() == view.id);
+    view.clones = clones.iter().filter(is_of).map(|clone| clone.name.clone()).collect();
+    view
 }

@@ -21,9 +21,11 @@ use crate::capture::image;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
+use crate::identity;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::images::image_id;
 use crate::images::store_error;
+use crate::layers::clones::clones_of;
 use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
@@ -109,11 +111,13 @@ impl Engine {
     }
 
     fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
-        let snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
+        let mut snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
+        snapshot.hardware = identity::renewed(&self.host, &snapshot.hardware)?;
         base::check_all_unchanged(&held.record)?;
         let mut overlays = Vec::new();
         for frozen in &snapshot.disks {
-            check_chain(held, &snapshot, &frozen.name, &frozen.layer)?;
+            let doing = || format!("snapshot '{}' can't be restored", snapshot.name);
+            held.check_chain(&frozen.name, &frozen.layer).map_err(|error| error.while_doing(doing()))?;
             overlays.push(Overlay {
                 disk: frozen.name.clone(),
                 layer: LayerId::random(&self.host),
@@ -257,7 +261,7 @@ impl Engine {
                 disk.push_active(overlay.layer.clone(), overlay.parent.clone());
             }
         }
-        let abandoned = layers_without_reader(&record, &held.snapshots.0);
+        let abandoned = layers_without_reader(&record, held)?;
         let has_data = |layer: &Overlay| !is_empty(held, layer);
         let discard = request.discard_current || !abandoned.iter().any(has_data);
         let undo = if discard { None } else { Some(self.undo_point(held, old)?) };
@@ -377,11 +381,12 @@ fn guest_of(process: &Process) -> Old {
     if status.is_ok_and(|status| !is_running(&status)) { Old::Paused } else { Old::Running }
 }
 
-/// The layers that neither the VM's present state nor a snapshot reads through.
-fn layers_without_reader(record: &VmRecord, snapshots: &[Manifest]) -> Vec<Overlay> {
-    let readers = readers(record, snapshots, &BTreeSet::new());
+/// The layers that neither the VM's present state nor a snapshot or clone reads through.
+fn layers_without_reader(record: &VmRecord, held: &Held) -> Result<Vec<Overlay>> {
+    let clones = clones_of(&held.folder, &record.id)?;
+    let readers = readers(record, &held.snapshots.0, &clones, &BTreeSet::new());
     let unread = readers.into_iter().filter(|(_, readers)| readers.is_empty());
-    unread.map(|((disk, layer), _)| Overlay { disk, layer, parent: None }).collect()
+    Ok(unread.map(|((disk, layer), _)| Overlay { disk, layer, parent: None }).collect())
 }
 
 /// Whether a layer holds no data at all. One that can't be read counts as holding some.
@@ -394,22 +399,4 @@ fn chain_on(held: &Held, overlay: &Overlay) -> (String, Vec<LayerId>) {
     let below = held.record.disk(&overlay.disk).zip(overlay.parent.as_ref());
     let below = below.and_then(|(disk, parent)| disk.chain(parent)).unwrap_or_default();
     (overlay.disk.clone(), [vec![overlay.layer.clone()], below].concat())
-}
-
-/// Fails where a layer that the snapshot needs is missing.
-fn check_chain(held: &Held, snapshot: &Manifest, disk: &str, layer: &LayerId) -> Result<()> {
-    let damaged = |what: String| {
-        Err(Error::damaged(format!("snapshot '{}' can't be restored: {what}", snapshot.name))
-            .hint("put the file back from a backup; docs/format.md says what belongs where"))
-    };
-    let Some(record) = held.record.disk(disk) else {
-        return damaged(format!("the VM has no disk '{disk}'"));
-    };
-    let Some(chain) = record.chain(layer) else {
-        return damaged(format!("disk '{disk}' has no record of layer {layer}"));
-    };
-    match chain.iter().map(|layer| held.folder.layer(disk, layer)).find(|path| !path.exists()) {
-        Some(missing) => damaged(format!("layer '{}' is missing", missing.display())),
-        None => Ok(()),
-    }
 }

@@ -106,7 +106,7 @@ impl Engine {
         self.vm_show(&request.name)
     }
 
-    fn check_name_free(&self, name: &VmName) -> Result<()> {
+    pub(crate) fn check_name_free(&self, name: &VmName) -> Result<()> {
         if self.root.vm(name).path().exists() {
             return Err(Error::refused(format!("there is a VM '{name}' already"))
                 .hint("choose another name; `vmrewind vm list` shows those taken"));
@@ -139,6 +139,8 @@ impl Engine {
             disks: records,
             media,
             current: None,
+            origin: None,
+            first_start: None,
         }
         .save(draft)?;
         sync_dir(draft.path())
@@ -235,7 +237,6 @@ impl Engine {
             })?;
             disk.format = Some(inspected.format);
         }
-        let bytes = self.host.random_hex::<3>();
         Ok(write_command_line(&MachineRequest {
             program: PROGRAM.into(),
             disks,
@@ -244,13 +245,13 @@ impl Engine {
             accelerator: choose_accelerator(machine.accel.as_deref())?,
             uefi,
             network: parse_network(&machine.network)?,
-            mac: format!("52:54:00:{}:{}:{}", &bytes[0..2], &bytes[2..4], &bytes[4..6]),
+            mac: self.host.random_mac(),
             display: match (&machine.vnc, &machine.display) {
                 (Some(address), _) => Display::Vnc(address.clone()),
                 (None, Some(kind)) => Display::Kind(kind.clone()),
                 (None, None) => Display::None,
             },
-            uuid: self.random_uuid(),
+            uuid: self.host.random_uuid(),
         }))
     }
 
@@ -270,14 +271,8 @@ impl Engine {
         Ok(UefiFiles { code: (*code).into(), vars: vars.to_owned() })
     }
 
-    fn random_uuid(&self) -> String {
-        let hex = self.host.random_hex::<16>();
-        // Version 4, variant 1 (RFC 9562): the digits that say so are fixed.
-        format!("{}-{}-4{}-a{}-{}", &hex[0..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
-    }
-
     /// Lets the VM appear under its name, whole.
-    fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
+    pub(crate) fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
         let target = self.root.vm(name);
         // A rename onto a VM's folder fails, since that is not empty: two creations can't both win.
         fs::rename(draft.path(), target.path()).map_err(|error| {

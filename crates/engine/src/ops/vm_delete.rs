@@ -10,7 +10,9 @@ use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
+use crate::layers::clones::clones_of;
 use crate::record::snapshot::{Origin, Snapshots};
+use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error, sync_dir};
 use crate::root::lock::VmLock;
@@ -39,15 +41,21 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Damaged`.
     pub fn vm_delete_plan(&self, name: &VmName) -> Result<VmDeletePlan> {
-        plan(&self.hold_vm(name)?)
+        let held = self.hold_vm(name)?;
+        refuse_cloned(&held.folder, &held.record)?;
+        plan(&held)
     }
 
     /// Deletes a VM. One that runs is refused, or stopped first with `force`.
     ///
     /// # Errors
-    /// `Refused` where it runs, `NotFound`.
+    /// `Refused` where it runs or clones read its layers, `NotFound`.
     pub fn vm_delete(&self, name: &VmName, force: bool) -> Result<VmDeletePlan> {
         let locked = self.lock(name)?;
+        // Who reads its layers is known without recovery; nobody can begin to while the lock is held.
+        if let Ok(record) = VmRecord::load(&locked.folder, name) {
+            refuse_cloned(&locked.folder, &record)?;
+        }
         let process = Process::find(&locked.folder)?;
         match &process {
             // Before anything else: this must work also where QEMU hangs.
@@ -113,6 +121,22 @@ impl Engine {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses a VM on whose layers others lie.
+fn refuse_cloned(folder: &VmFolder, record: &VmRecord) -> Result<()> {
+    let clones = clones_of(folder, &record.id)?;
+    let needing = clones.iter().filter(|clone| !clone.layers.is_empty() || clone.needs_memory);
+    let names: Vec<String> = needing.map(|clone| format!("'{}'", clone.name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "VM '{}' can't be deleted: its clones read its snapshots: {}",
+        record.name,
+        names.join(", ")
+    ))
+    .hint("delete the clones first"))
 }
 
 /// Whether a draft folder's command has died. A very young one can be about to take its lock.

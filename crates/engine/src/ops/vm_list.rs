@@ -7,11 +7,14 @@ use vmrewind_qemu::cmdline::CommandLine;
 use crate::engine::{Engine, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
+use crate::layers::below::below;
 use crate::record::snapshot::Origin;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
+use crate::view::clone::{OriginView, StartMode};
 use crate::view::{DiskState, Listing, VmView};
+use crate::vm::ports::ports_in_use;
 use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::{spawn, state};
@@ -51,7 +54,7 @@ impl Engine {
             state: state.word,
             pid: state.pid,
             qmp: state.pid.map(|_| run.join(socket::USER)),
-            ports: if state.pid.is_some() { spawn::ports_in_use(&run) } else { BTreeMap::new() },
+            ports: if state.pid.is_some() { ports_in_use(&run) } else { BTreeMap::new() },
             disks: seen.record.disks.iter().map(|disk| disk_state(&seen.folder, disk)).collect(),
             snapshots: seen.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User).count(),
             current: current_name(&seen),
@@ -61,6 +64,8 @@ impl Engine {
             cpus: line.as_ref().and_then(|line| line.cpus().ok()),
             qemu_version: seen.record.hardware.qemu_version.clone(),
             command_line: seen.record.hardware.command_line.clone(),
+            origin: seen.record.origin.as_ref().map(OriginView::of),
+            next_start: StartMode::of(&seen.record),
             operation: seen.operation,
             log: spawn::log_path(&run),
             run,
@@ -90,6 +95,8 @@ impl Engine {
             cpus: None,
             qemu_version: String::new(),
             command_line: Vec::new(),
+            origin: None,
+            next_start: StartMode::Cold,
             operation: None,
             log: spawn::log_path(&run),
             run,
@@ -116,5 +123,5 @@ fn disk_state(folder: &VmFolder, disk: &DiskRecord) -> DiskState {
 fn chain_of(folder: &VmFolder, disk: &DiskRecord) -> Vec<String> {
     let layers = disk.chain(&disk.active).unwrap_or_default();
     let layers = layers.iter().map(|layer| folder.layer(&disk.name, layer).display().to_string());
-    layers.chain([disk.base.location.clone()]).collect()
+    layers.chain(below(folder, &disk.base)).collect()
 }

@@ -1,12 +1,12 @@
 //! `vm.json`: a VM's command line as the user gave it, its disks with all their layers, and its current snapshot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ids::{LayerId, SnapshotId, VmId, VmName};
+use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, VmName};
 use crate::record::RECORD_VERSION;
 use crate::root::VmFolder;
 use crate::root::file::{read_json, write_json};
@@ -30,6 +30,36 @@ pub(crate) struct VmRecord {
     pub(crate) media: Vec<MediumRecord>,
     /// The snapshot from which the present state descends directly.
     pub(crate) current: Option<SnapshotId>,
+    /// The snapshot that the VM was cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<CloneOrigin>,
+    /// Set in a clone that was never started: the memory that its guest goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first_start: Option<FirstStart>,
+}
+
+/// The snapshot that a clone was made of, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CloneOrigin {
+    /// The VM's name.
+    pub(crate) vm: VmName,
+    /// And id.
+    pub(crate) vm_id: VmId,
+    /// The snapshot's name.
+    pub(crate) snapshot: SnapshotName,
+    /// And id.
+    pub(crate) snapshot_id: SnapshotId,
+}
+
+/// How the first start of a clone goes on from its origin's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstStart {
+    /// The memory image, the origin's.
+    pub(crate) image: String,
+    /// Whether the guest ran at the instant.
+    pub(crate) guest_running: bool,
+    /// Whether its network links stay as they were, in place of being unplugged.
+    pub(crate) link_up: bool,
 }
 
 /// What makes the same machine again.
@@ -76,6 +106,22 @@ pub(crate) struct BaseRecord {
     pub(crate) virtual_bytes: u64,
     /// For a regular file: how it looked when it was taken over.
     pub(crate) file: Option<FileMark>,
+    /// Of a clone's disk: the other VM's frozen layer that this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) layer: Option<BaseLayer>,
+}
+
+/// A frozen layer of another VM, on which a clone's disk lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BaseLayer {
+    /// The VM's name.
+    pub(crate) vm: VmName,
+    /// And id.
+    pub(crate) vm_id: VmId,
+    /// Its disk.
+    pub(crate) disk: String,
+    /// The layer.
+    pub(crate) layer: LayerId,
 }
 
 /// Size and time of a file, to notice that somebody changed it.
@@ -105,11 +151,21 @@ impl VmRecord {
     /// `NotFound` where there is no such VM, `Damaged` for a record that can't be read.
     pub(crate) fn load(folder: &VmFolder, name: &VmName) -> Result<Self> {
         let path = folder.record();
-        let record: Self = read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
+        let mut record: Self = read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
             Error::not_found(format!("there is no VM '{name}'")).hint("`vmrewind vm list` shows all VMs")
         })?;
         record.check(&path, name)?;
+        record.place_bases(folder);
         Ok(record)
+    }
+
+    /// Names the layers of other VMs by where the root is now: it can have been moved.
+    fn place_bases(&mut self, folder: &VmFolder) {
+        for base in self.disks.iter_mut().map(|disk| &mut disk.base) {
+            if let Some(layer) = &base.layer {
+                base.location = layer.path(folder).display().to_string();
+            }
+        }
     }
 
     /// Reads the record of the VM that `folder` is named after.
@@ -145,6 +201,25 @@ impl VmRecord {
     /// The disk of that name.
     pub(crate) fn disk(&self, name: &str) -> Option<&DiskRecord> {
         self.disks.iter().find(|disk| disk.name == name)
+    }
+}
+
+impl BaseLayer {
+    /// The layer's file, as seen from the folder of the VM that lies on it.
+    pub(crate) fn path(&self, folder: &VmFolder) -> PathBuf {
+        folder.neighbour(&self.vm).layer(&self.disk, &self.layer)
+    }
+
+    /// The layer's file as the header of a delta names it, so that a root can be moved.
+    pub(crate) fn relative(&self) -> String {
+        format!("../../../{}/layers/{}/{}.qcow2", self.vm, self.disk, self.layer)
+    }
+
+    /// The disk and layer that a delta's header names, if they are of the VM `vm`. The inverse of [`Self::relative`].
+    pub(crate) fn of_relative(path: &str, vm: &str) -> Option<(String, LayerId)> {
+        let rest = path.strip_prefix("../../../")?.strip_prefix(vm)?.strip_prefix("/layers/")?;
+        let (disk, file) = rest.split_once('/')?;
+        Some((disk.to_owned(), file.strip_suffix(".qcow2")?.parse().ok()?))
     }
 }
 

@@ -124,6 +124,11 @@ impl VmFolder {
         Self { path }
     }
 
+    /// The folder of another VM of the same root.
+    pub(crate) fn neighbour(&self, name: &VmName) -> Self {
+        Self { path: self.path.with_file_name(name.as_str()) }
+    }
+
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path

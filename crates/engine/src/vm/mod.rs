@@ -1,6 +1,7 @@
 //! The QEMU process of a VM: found, started, watched, ended.
 
 pub(crate) mod end;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod run_folder;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,10 +12,12 @@ use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 use crate::error::{Context, Error, Result};
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
+use crate::layers::below::local_files_below;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{io_error, write_json};
+use crate::root::file::io_error;
+use crate::vm::ports::{Ports, ports_in_use};
 use crate::vm::process::{Alive, Process};
 use crate::vm::run_folder::{self, QEMU_LOG, socket};
 use crate::vm::session::{inherit, own_session};
@@ -70,7 +71,8 @@ pub(crate) struct Started {
 /// `Failed` where it does not start; QEMU's own words are the cause. No process is left then.
 pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
-    let argv = command_line(launch, &run)?;
+    // Kept until QEMU answers: it has taken its ports then.
+    let (argv, _ports) = command_line(launch, &run)?;
     let log = log_path(&run);
     let mut child = spawn(&argv, launch, &log)?;
     launch.host.reached("qemu-spawned");
@@ -124,17 +126,18 @@ fn tail_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
-fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
+fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)> {
     let name = &launch.record.name;
     let bad = || format!("the command line of VM '{name}' can't be used");
     let template = CommandLine::parse(&launch.hardware.command_line).context(bad)?;
-    let ports = choose_ports(&template.ports_wanted());
-    write_json(&run.join("ports.json"), &ports)?;
+    let ports = Ports::choose(&template.ports_wanted());
+    ports.save(run)?;
     let run_text = run.to_str().ok_or_else(|| {
         Error::failed(format!("the run folder '{}' is not UTF-8", run.display()))
             .hint("use another root (--root)")
     })?;
-    let values = Placeholders { name: name.to_string(), run: run_text.to_owned(), ports };
+    let values =
+        Placeholders { name: name.to_string(), run: run_text.to_owned(), ports: ports.given.clone() };
     let mut line = template.substitute(&values);
     for disk in line.disks().context(bad)? {
         let chain = launch.chains.get(&disk.name).map(Vec::as_slice).unwrap_or_default();
@@ -145,8 +148,9 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
         let path =
             path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
         line.set_disk_file(&disk, path).context(bad)?;
-        let base = launch.record.disk(&disk.name).and_then(|disk| disk.base.file);
-        line.keep_page_cache(&disk, chain.len() + usize::from(base.is_some())).context(bad)?;
+        let base = launch.record.disk(&disk.name).map(|disk| &disk.base);
+        let below = base.map_or(0, |base| local_files_below(launch.folder, base));
+        line.keep_page_cache(&disk, chain.len() + below).context(bad)?;
     }
     for (id, socket) in [
         ("vmrewind-user", socket::USER),
@@ -164,7 +168,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Vec<String>> {
             line.add_start_paused();
         }
     }
-    Ok(line.to_argv())
+    Ok((line.to_argv(), ports))
 }
 
 /// A VM's command line as its running QEMU was given it, but for its disks: every placeholder filled in.
@@ -177,23 +181,6 @@ pub(crate) fn filled_in(name: &VmName, hardware: &Hardware, run: &Path) -> Resul
         ports: ports_in_use(run),
     };
     Ok(template.substitute(&values))
-}
-
-/// For each wanted port that port if it is free, else one that is.
-fn choose_ports(wanted: &[u16]) -> BTreeMap<u16, u16> {
-    let free = |port: u16| {
-        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        listener.local_addr().ok().map(|address| address.port())
-    };
-    wanted.iter().filter_map(|port| Some((*port, free(*port).or_else(|| free(0))?))).collect()
-}
-
-/// The ports that the running QEMU was given.
-pub(crate) fn ports_in_use(run: &Path) -> BTreeMap<u16, u16> {
-    fs::read(run.join("ports.json"))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
 }
 
 fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {

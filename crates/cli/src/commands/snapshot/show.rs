@@ -50,6 +50,7 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
         ("labels", labels.join("\n")),
         ("parent", view.parent.clone().unwrap_or_default()),
         ("children", view.children.join(", ")),
+        ("clones", view.clones.join(", ")),
         ("method", view.method.as_str().to_owned()),
         ("pause", if view.pause_ms > 0.0 { duration_ms(view.pause_ms) } else { String::new() }),
         ("took", duration_ms(view.total_ms)),

@@ -16,7 +16,7 @@ Examples:
   vmrewind vm list --json | jq -r '.[] | select(.state == \"running\") | .name'")]
 pub(crate) struct ListArguments {}
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     ("NAME", false),
     ("STATE", false),
     ("PID", true),
@@ -25,6 +25,7 @@ const COLUMNS: [Column; 8] = [
     ("DISKS", true),
     ("SNAPSHOTS", true),
     ("CURRENT", false),
+    ("CLONED FROM", false),
 ];
 
 /// Lists all VMs by name.
@@ -37,8 +38,10 @@ pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
         if views.is_empty() {
             return "no VMs; `vmrewind vm create --help` shows how to make one".into();
         }
-        let rows: Vec<_> = views.iter().map(row).collect();
-        table(&COLUMNS, &rows, session.output.colours())
+        // The last column is there where there are clones.
+        let columns = COLUMNS.len() - usize::from(views.iter().all(|view| view.origin.is_none()));
+        let rows: Vec<_> = views.iter().map(|view| row(view)[..columns].to_vec()).collect();
+        table(&COLUMNS[..columns], &rows, session.output.colours())
     })?;
     // The list is there; its exit status says that it is not whole.
     unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
@@ -56,5 +59,6 @@ fn row(view: &VmView) -> Vec<String> {
         view.disks.len().to_string(),
         view.snapshots.to_string(),
         or_dash(view.current.clone()),
+        or_dash(view.origin.as_ref().map(|origin| format!("{}@{}", origin.vm, origin.snapshot))),
     ]
 }

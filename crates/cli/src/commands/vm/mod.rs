@@ -1,5 +1,6 @@
 //! `vmrewind vm ...`: VMs, their lives and their consoles.
 
+pub(crate) mod clone;
 pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -19,6 +20,8 @@ use crate::session::Session;
 pub(crate) enum VmCommand {
     /// Put a VM under vmrewind's management
     Create(Box<create::CreateArguments>),
+    /// Make VMs of a snapshot
+    Clone(clone::CloneArguments),
     /// Start a VM
     Start(start::StartArguments),
     /// Stop a VM by its power button, or at once
@@ -42,6 +45,7 @@ pub(crate) enum VmCommand {
 pub(crate) fn run(session: &Session, command: VmCommand) -> Result<(), CommandError> {
     match command {
         VmCommand::Create(arguments) => create::run(session, *arguments),
+        VmCommand::Clone(arguments) => clone::run(session, &arguments),
         VmCommand::Start(arguments) => start::run(session, &arguments),
         VmCommand::Stop(arguments) => stop::run(session, &arguments),
         VmCommand::List(_) => list::run(session),

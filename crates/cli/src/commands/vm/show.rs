@@ -1,7 +1,7 @@
 //! `vmrewind vm show`: everything about one VM.
 
 use clap::Args;
-use vmrewind_engine::{DiskState, VmView};
+use vmrewind_engine::{DiskState, OriginView, StartMode, VmView};
 
 use crate::command_error::CommandError;
 use crate::output::human::{shell_words, size, time};
@@ -38,6 +38,8 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
         ("state", format!("{}{pid}", view.state)),
         ("operation", view.operation.clone().unwrap_or_default()),
         ("created", view.created.map_or_else(String::new, time)),
+        ("cloned from", view.origin.as_ref().map(origin).unwrap_or_default()),
+        ("next start", next_start(view)),
         ("machine", view.machine.clone().unwrap_or_default()),
         ("qemu", view.qemu_version.clone()),
         ("memory", view.memory_bytes.map(size).unwrap_or_default()),
@@ -54,6 +56,18 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
     lines.push(("command", shell_words(&view.command_line)));
     lines.retain(|(_, value)| !value.is_empty());
     lines
+}
+
+fn origin(origin: &OriginView) -> String {
+    format!("{}@{}", origin.vm, origin.snapshot)
+}
+
+fn next_start(view: &VmView) -> String {
+    if view.next_start == StartMode::Warm {
+        "goes on from the snapshot's memory".into()
+    } else {
+        String::new()
+    }
 }
 
 /// The disk's name and sizes, then its files from the active layer down to the base.

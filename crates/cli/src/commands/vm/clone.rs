@@ -1,0 +1,96 @@
+//! `vmrewind vm clone`: makes VMs of a snapshot.
+
+use clap::Args;
+use vmrewind_engine::{Address, CloneView, ClonesView, Error, ErrorKind, StartMode, VmClone};
+
+use crate::command_error::CommandError;
+use crate::output::human::{count, duration_ms};
+use crate::session::Session;
+
+/// Arguments of `vm clone`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A clone is a VM of its own. Its disks are new delta files over the snapshot's, which stay as long as it does. It gets \
+a name, a vmgenid, a UUID and MAC addresses of its own; sockets, logs, ports and displays that would collide with its \
+parent's are moved. The result lists what was changed, and what has to be made unique in the guest.
+
+Examples:
+  vmrewind vm clone web@before-upgrade test
+  vmrewind vm clone web@before-upgrade worker --count 10 --start      worker-1 to worker-10")]
+pub(crate) struct CloneArguments {
+    /// Address of the snapshot
+    #[arg(value_name = "VM@SNAPSHOT")]
+    address: String,
+    /// Name of the clone; with --count they are NEW-1 to NEW-N
+    #[arg(value_name = "NEW")]
+    name: String,
+    /// Make this many
+    #[arg(long, value_name = "N")]
+    count: Option<u32>,
+    /// Start them
+    #[arg(long)]
+    start: bool,
+}
+
+/// Makes the clones.
+///
+/// # Errors
+/// As the engine's `vm_clone`; where some could not be started, after the result was printed.
+pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), CommandError> {
+    let address: Address = arguments.address.parse()?;
+    let request = VmClone {
+        address,
+        name: arguments.name.parse()?,
+        count: arguments.count,
+        start: arguments.start,
+        cold: true,
+        link_up: false,
+    };
+    let view = session.engine()?.vm_clone(&request)?;
+    session.output.result(&view, || text(&view))?;
+    // The clones are there; the exit status says that not all of them are as asked for.
+    let failed: Vec<&str> =
+        view.clones.iter().filter(|clone| clone.error.is_some()).map(|clone| clone.name.as_str()).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let made = format!("the clones were made, but {} could not be started", failed.join(", "));
+    let hint = "`vmrewind vm start NAME` tries again";
+    Err(Error::new(ErrorKind::Partial, made).hint(hint).into())
+}
+
+fn text(view: &ClonesView) -> String {
+    let mut lines: Vec<String> = view.clones.iter().map(|clone| clone_line(view, clone)).collect();
+    if !view.changed.is_empty() {
+        lines.push("of their own:".into());
+        lines.extend(
+            view.changed.iter().map(|it| format!("  {}: {} in place of {}", it.option, it.to, it.from)),
+        );
+    }
+    lines.push("not unique:".into());
+    for it in &view.not_unique {
+        lines.push(format!("  {}: {}", it.what, it.why));
+        lines.push(format!("    {}", it.fix));
+    }
+    lines.extend(view.notes.iter().map(|note| format!("note: {note}")));
+    if view.clones.len() > 1 {
+        lines.push(format!("{} in {}", count(view.clones.len(), "clone"), duration_ms(view.total_ms)));
+    }
+    lines.join("\n")
+}
+
+fn clone_line(view: &ClonesView, clone: &CloneView) -> String {
+    let mut line = format!("{}: cloned from {}@{}, {}", clone.name, view.vm, view.snapshot, clone.state);
+    if let Some(pid) = clone.pid {
+        line += &format!(" (pid {pid})");
+    }
+    match (clone.pid, clone.start) {
+        (Some(_), _) => {}
+        (None, StartMode::Warm) => line += ", its first start goes on from memory",
+        (None, StartMode::Cold) => line += ", it will boot",
+    }
+    if let Some(error) = &clone.error {
+        line += &format!("; could not be started: {error}");
+    }
+    line
+}

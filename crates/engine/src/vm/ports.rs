@@ -1,0 +1,79 @@
+//! Host ports for `{port:N}`: N where that is free, else one that is.
+//!
+//! Between the look at a port and QEMU's own use of it another start could choose the same one. So a port that was chosen
+//! is reserved, by an abstract socket of its number, until QEMU has it. The kernel gives that up with its holder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use crate::error::Result;
+use crate::root::file::write_json;
+
+/// How often another port is asked for where the one that the kernel names is reserved.
+const TRIES: usize = 64;
+
+/// Ports that a QEMU is about to use.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    /// For each wanted port the one to use.
+    pub(crate) given: BTreeMap<u16, u16>,
+    reserved: Vec<UnixListener>,
+}
+
+impl Ports {
+    /// Chooses ports.
+    pub(crate) fn choose(wanted: &[u16]) -> Self {
+        let mut ports = Self::default();
+        for port in wanted {
+            let given = ports.take(*port).or_else(|| (0..TRIES).find_map(|_| ports.take(0)));
+            if let Some(given) = given {
+                ports.given.insert(*port, given);
+            }
+        }
+        ports
+    }
+
+    /// Writes them down in the run folder.
+    pub(crate) fn save(&self, run: &Path) -> Result<()> {
+        write_json(&run.join("ports.json"), &self.given)
+    }
+
+    /// Takes a port if it is free; of 0, any.
+    fn take(&mut self, port: u16) -> Option<u16> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
+        let port = listener.local_addr().ok()?.port();
+        let name = format!("vmrewind-port-{port}");
+        let holder = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()?;
+        self.reserved.push(holder);
+        Some(port)
+    }
+}
+
+/// The ports that the running QEMU was given.
+pub(crate) fn ports_in_use(run: &Path) -> BTreeMap<u16, u16> {
+    fs::read(run.join("ports.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ports;
+
+    /// Two starts at once must not both be given a port that is free: the second QEMU would not start.
+    #[test]
+    fn a_port_that_is_about_to_be_used_is_not_given_again() {
+        let free = Ports::choose(&[0]).given[&0];
+        let first = Ports::choose(&[free]);
+        let second = Ports::choose(&[free]);
+        assert_eq!(first.given[&free], free);
+        assert_ne!(second.given[&free], free);
+        drop(first);
+        assert_eq!(Ports::choose(&[free]).given[&free], free);
+    }
+}

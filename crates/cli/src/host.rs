@@ -2,7 +2,7 @@
 //!
 //! For hermetic tests, `VMREWIND_TEST_CLOCK` (RFC 3339) fixes the time and `VMREWIND_TEST_SEED` the random bytes; two
 //! commands on one root must be given different seeds, or they make the same ids. `VMREWIND_TEST_STOP_AT` names steps of
-//! operations (comma between them) at which the process stops itself, so that a test can kill it, or QEMU, right there.
+//! operations (comma between them) at which the process stops itself, once at each, so that a test can kill it, or QEMU, right there.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -42,14 +42,18 @@ pub(crate) fn random() -> Result<Arc<dyn Random>> {
 /// The steps at which a test wants the process to stop itself, if any.
 pub(crate) fn steps() -> Option<Arc<dyn Steps>> {
     let wanted = std::env::var("VMREWIND_TEST_STOP_AT").ok()?;
-    Some(Arc::new(StopAt(wanted.split(',').map(str::to_owned).collect())))
+    Some(Arc::new(StopAt(Mutex::new(wanted.split(',').map(str::to_owned).collect()))))
 }
 
-struct StopAt(Vec<String>);
+/// The steps that were not reached yet: what is tried again after a death is not stopped again.
+struct StopAt(Mutex<Vec<String>>);
 
 impl Steps for StopAt {
     fn reached(&self, step: &'static str) {
-        if self.0.iter().any(|wanted| wanted == step) {
+        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = wanted.len();
+        wanted.retain(|wanted| wanted != step);
+        if wanted.len() < before {
             // Where it can't be stopped the test that wanted it waits in vain and says so.
             let _ = kill_process(getpid(), Signal::STOP);
         }

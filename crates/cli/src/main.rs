@@ -20,8 +20,10 @@ mod session;
 mod signals;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use vmrewind_engine::PageServer;
 
 use crate::arguments::Arguments;
 use crate::command_error::{ErrorPrinter, exit_code};
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == vmrewind_engine::GUARD_COMMAND) {
         return guard(words.get(2));
+    }
+    if words.get(1).is_some_and(|word| word == vmrewind_engine::PAGES_COMMAND) {
+        return serve_pages(&words);
     }
     match Arguments::parse_words(&words) {
         Ok(arguments) => run(arguments),
@@ -48,6 +53,20 @@ fn run(arguments: Arguments) -> ExitCode {
             printer.print(&error);
             exit_code(&error)
         }
+    }
+}
+
+/// Gives a restored guest its memory; nobody reads what it prints.
+fn serve_pages(words: &[OsString]) -> ExitCode {
+    let text = |at: usize| words.get(at).and_then(|word| word.to_str()).map(str::to_owned);
+    let (Some(role), Some(root), Some(vm)) = (text(2), words.get(3).map(PathBuf::from), text(4)) else {
+        return ExitCode::from(2);
+    };
+    let Ok(program) = std::env::current_exe() else { return ExitCode::FAILURE };
+    let server = PageServer { role, root, vm, program, steps: host::steps() };
+    match vmrewind_engine::serve_pages(server) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -1,15 +1,15 @@
 //! The engine on one root folder; the operations are in [`crate::ops`].
 
 use std::path::Path;
-use std::sync::Arc;
 
-use vmrewind_store::{DirStorage, Store};
+use vmrewind_store::Store;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
-use crate::images::store_error;
+use crate::images::open_store;
 use crate::journaled::Ledger;
+use crate::lazy;
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::VmRecord;
@@ -83,10 +83,7 @@ impl Engine {
     /// `Refused` for a root of a newer format or a folder that is no root, `Failed` without permission.
     pub fn open(path: &Path, host: Host) -> Result<Self> {
         let root = Root::open(path)?;
-        let storage =
-            DirStorage::new(root.store()).context(|| format!("cannot open '{}'", root.store().display()))?;
-        let store =
-            Store::open(Arc::new(storage)).map_err(|error| store_error("cannot open the store", error))?;
+        let store = open_store(&root)?;
         let engine = Self { root, store, host };
         engine.sweep_gone_vms();
         Ok(engine)
@@ -103,6 +100,7 @@ impl Engine {
     /// Finishes or undoes what a dead command left on a VM whose lock is held, and reads the VM.
     pub(crate) fn recovered(&self, name: &VmName, locked: Locked) -> Result<HeldVm> {
         self.ledger(&locked.folder).recover()?;
+        lazy::settle(self, name, &locked.folder, true)?;
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })
     }
@@ -138,9 +136,15 @@ impl Engine {
         let mut operation = None;
         if let Some(journal) = Journal::load(&folder)? {
             match VmLock::try_take(&folder.lock())? {
-                Some(_lock) => drop(self.ledger(&folder).recover()?),
+                Some(_lock) => {
+                    self.ledger(&folder).recover()?;
+                    lazy::settle(self, name, &folder, true)?;
+                }
                 None => operation = Some(journal.operation),
             }
+        }
+        if operation.is_none() {
+            lazy::settle(self, name, &folder, false)?;
         }
         let record = VmRecord::load(&folder, name)?;
         let snapshots = Snapshots::load(&folder)?;

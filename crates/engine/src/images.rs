@@ -1,9 +1,19 @@
 //! The engine's dealings with the store: ids as manifests have them, removal, and the store's errors in the engine's
 //! terms.
 
-use vmrewind_store::{ImageId, Store, StoreError};
+use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use vmrewind_store::{DirStorage, ImageId, Store, StoreError};
+
+use crate::error::{Context, Error, Result};
+use crate::root::Root;
+
+/// Opens the store of a root.
+pub(crate) fn open_store(root: &Root) -> Result<Store> {
+    let storage =
+        DirStorage::new(root.store()).context(|| format!("cannot open '{}'", root.store().display()))?;
+    Store::open(Arc::new(storage)).map_err(|error| store_error("cannot open the store", error))
+}
 
 /// Removes a memory image.
 pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {

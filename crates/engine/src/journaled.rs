@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
+use crate::lazy;
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
 use crate::record::snapshot::Manifest;
@@ -113,6 +114,7 @@ impl Ledger<'_> {
                     }
                 } else {
                     process.kill()?;
+                    lazy::end(self.folder)?;
                 }
                 Vec::new()
             }
@@ -186,6 +188,7 @@ impl Ledger<'_> {
         }
         for id in &plan.remove {
             remove_file(&self.folder.manifest(id))?;
+            remove_file(&self.folder.working_set(id))?;
         }
         sync_dir(&self.folder.snapshots())?;
         self.host.reached("manifests-removed");
@@ -226,7 +229,8 @@ impl Ledger<'_> {
 fn let_guest_go(monitor: &Monitor) -> Result<()> {
     let deadline = Instant::now() + LET_GO_PATIENCE;
     loop {
-        let over = monitor.migration()?.status.is_none_or(|status| status.is_over());
+        // Memory that still comes in is no migration of ours to be ended: the guest can run.
+        let over = monitor.migration()?.status.is_none_or(|status| status.is_over() || status.is_postcopy());
         if over && !stands_still_for_us(&monitor.status()?) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //!  ops/*  one file per operation: plan (pure) -> journal -> apply -> commit
 //!    |-- capture/   memory, devices and disks of a running VM at one instant
 //!    |-- replay/    a captured state into a new QEMU
+//!    |-- lazy/      memory given to a guest that runs already: the page server
 //!    |-- layers/    bases, deltas, who needs which
 //!    |-- vm/        the QEMU process: found, started, ended
 //!    |-- agent      the guest agent: clock, commands in the guest
@@ -25,6 +26,7 @@ mod ids;
 mod images;
 mod journaled;
 mod layers;
+mod lazy;
 mod monitor;
 mod ops;
 mod record;
@@ -39,6 +41,7 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use host::{Cancel, Clock, Host, Progress, Random, Step, Steps};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};
+pub use lazy::{PAGES_COMMAND, PageServer, serve_pages};
 pub use ops::console::ConsolePath;
 pub use ops::snapshot_create::SnapshotCreate;
 pub use ops::snapshot_delete::DeletePlan;
@@ -50,5 +53,6 @@ pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
 pub use view::clone::{Changed, CloneView, ClonesView, NotUnique, OriginView, StartMode};
 pub use view::{
-    DiskState, GuestClock, Listing, MemoryView, RestoreMode, RestoreView, SnapshotDisk, SnapshotView, VmView,
+    DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode, RestoreProgress, RestoreView,
+    SnapshotDisk, SnapshotView, VmView, WorkingSetView,
 };

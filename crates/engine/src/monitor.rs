@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
     BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, Migrate, MigrateCancel, MigrateContinue,
-    MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationParameters,
-    MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus,
-    Quit, RunState, Stop, SystemPowerdown, Transaction,
+    MigrateIncoming, MigrateRecover, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo,
+    MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities,
+    QueryNamedBlockNodes, QueryStatus, Quit, RunState, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -197,6 +197,17 @@ impl Monitor {
     /// Starts to listen for a VM's state on a socket.
     pub(crate) fn migrate_incoming(&self, socket: &Path) -> Result<()> {
         self.execute(&MigrateIncoming { uri: format!("unix:{}", socket.display()) }).map(drop)
+    }
+
+    /// Makes a QEMU that waits for a migration ready to run before its memory is there.
+    pub(crate) fn prepare_postcopy(&self) -> Result<()> {
+        let on = [("events", true), ("postcopy-ram", true)];
+        self.execute(&MigrateSetCapabilities::of(on)).map(drop)
+    }
+
+    /// Has a QEMU that lost the source of its memory listen for another one.
+    pub(crate) fn recover_migration(&self, socket: &Path) -> Result<()> {
+        self.execute(&MigrateRecover { uri: format!("unix:{}", socket.display()) }).map(drop)
     }
 
     /// Goes on from pre-switchover.

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::lazy::working_set::WorkingSet;
 use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
 use crate::record::vm::VmRecord;
+use crate::root::VmFolder;
 use clone::{OriginView, StartMode};
 
 /// What could be read of many, and why the rest could not.
@@ -67,8 +69,36 @@ pub struct VmView {
     pub next_start: StartMode,
     /// The operation under way, or left by a dead command.
     pub operation: Option<String>,
+    /// The restore whose memory still comes in; null where all is there.
+    pub restore: Option<RestoreProgress>,
+    /// Why vmrewind stopped the VM, where it was neither started nor restored since: its memory could not be read.
+    pub failure: Option<RestoreFailure>,
     /// The file of QEMU's output.
     pub log: PathBuf,
+}
+
+/// A restore whose memory still comes in.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreProgress {
+    /// The snapshot's name.
+    pub snapshot: String,
+    /// What the guest does meanwhile: `running`, `paused`.
+    pub guest: String,
+    /// Bytes that have come.
+    pub done_bytes: u64,
+    /// Bytes to come in all; zeros are not among them.
+    pub total_bytes: u64,
+}
+
+/// Why vmrewind stopped a VM.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreFailure {
+    /// The snapshot whose memory could not be read.
+    pub snapshot: String,
+    /// `damaged`, or `failed` where it could not be read for another reason.
+    pub kind: ErrorKind,
+    /// What was found.
+    pub message: String,
 }
 
 /// A disk of a VM.
@@ -119,6 +149,8 @@ pub struct SnapshotView {
     pub disks: Vec<SnapshotDisk>,
     /// The memory image.
     pub memory: Option<MemoryView>,
+    /// The pages that a restore sends first, as learnt from restores; null where none is known.
+    pub working_set: Option<WorkingSetView>,
     /// Whether the VM's present state descends from it directly.
     pub current: bool,
     /// Whether a restore made it, to keep what was abandoned.
@@ -159,10 +191,23 @@ pub struct MemoryView {
     pub stored_bytes: u64,
 }
 
+/// The working set of a snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkingSetView {
+    /// How many pages.
+    pub pages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many restores it was learnt from; 0 is a guess made at the capture.
+    pub restores: u32,
+}
+
 /// How a machine comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestoreMode {
+    /// The guest runs while its memory still comes in.
+    Lazy,
     /// All memory was loaded before the guest ran.
     Eager,
     /// There is no memory: the guest boots, or stays off as it was.
@@ -186,13 +231,13 @@ pub struct RestoreView {
     pub vm: String,
     /// The snapshot's name.
     pub snapshot: String,
-    /// `eager` or `cold`.
+    /// `lazy`, `eager` or `cold`.
     pub mode: RestoreMode,
     /// From the command's begin to the guest running, in milliseconds; null where it does not run.
     pub start_ms: Option<f64>,
     /// The snapshot that keeps the disks as they were, `VM@NAME`, or null where nothing was abandoned.
     pub undo: Option<String>,
-    /// The VM's state now.
+    /// The guest's state now: `running`, `paused`, or `stopped` where there is none.
     pub state: String,
     /// `set` or `behind`: the guest's clock; null where there is no guest, or it boots.
     pub clock: Option<GuestClock>,
@@ -202,7 +247,7 @@ pub struct RestoreView {
 
 impl SnapshotView {
     /// The view of one of `all` snapshots of a VM.
-    pub(crate) fn of(record: &VmRecord, all: &Snapshots, manifest: &Manifest) -> Self {
+    pub(crate) fn of(folder: &VmFolder, record: &VmRecord, all: &Snapshots, manifest: &Manifest) -> Self {
         let name_of = |id| all.by_id(id).map(|parent| parent.name.to_string());
         let children = all.0.iter().filter(|child| child.parent.as_ref() == Some(&manifest.id));
         Self {
@@ -233,6 +278,11 @@ impl SnapshotView {
                 zero_bytes: memory.zero_bytes,
                 new_bytes: memory.new_bytes,
                 stored_bytes: memory.stored_bytes,
+            }),
+            working_set: WorkingSet::load(folder, &manifest.id).map(|set| WorkingSetView {
+                pages: set.pages(),
+                bytes: set.bytes(),
+                restores: set.restores(),
             }),
             current: record.current.as_ref() == Some(&manifest.id),
             undo: manifest.origin == Origin::Undo,

@@ -108,7 +108,11 @@ fn a_live_snapshot() {
         assert!(event["event"] == "progress" || event["event"] == "note", "{line}");
     }
     let restored = sandbox.json(&["snapshot", "restore", "web@one"]);
-    assert_eq!((&restored["snapshot"], &restored["mode"]), (&json!("one"), &json!("eager")));
+    assert_eq!(restored["snapshot"], "one");
+    // Where the host has no userfaultfd, it says so.
+    let says_why = restored["notes"].to_string().contains("lazy restore is not possible");
+    assert!(restored["mode"] == "lazy" || (restored["mode"] == "eager" && says_why), "{restored}");
+    assert_eq!(sandbox.json(&["snapshot", "restore", "web@one", "--eager"])["mode"], "eager");
     assert!(restored["start_ms"].is_number() && restored.get("undo").is_some());
     assert_eq!(sandbox.json(&["vm", "stop", "web", "--force"])["state"], "stopped");
 }

@@ -10,6 +10,7 @@ mod failures;
 mod forward_and_back;
 mod grades;
 mod layers;
+mod lazy;
 mod machines;
 mod methods;
 mod written;

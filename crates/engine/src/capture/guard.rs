@@ -110,8 +110,9 @@ pub fn watch(folder: &Path) -> Result<()> {
     let mut output = std::io::stdout();
     let _ = writeln!(output, "ready").and_then(|()| output.flush());
     match wait_for_the_end() {
-        Some(Watch::Pause) => rescue(&monitor),
-        Some(Watch::Commit) if is_decided(&folder) => rescue(&monitor),
+        Some(Watch::Pause) => rescue(&monitor, true),
+        // The migration that there can be here brings the guest's memory in.
+        Some(Watch::Commit) if is_decided(&folder) => rescue(&monitor, false),
         _ => Ok(()),
     }
 }
@@ -136,12 +137,14 @@ fn is_decided(folder: &VmFolder) -> bool {
     matches!(Journal::load(folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })))
 }
 
-/// Cancels what migration there is and lets the guest run, until it has been seen running for a while.
-fn rescue(monitor: &Monitor) -> Result<()> {
+/// Cancels what migration there is, if it is to be, and lets the guest run, until it has been seen running for a while.
+fn rescue(monitor: &Monitor, cancel: bool) -> Result<()> {
     let deadline = Instant::now() + RESCUE_PATIENCE;
     let mut running_since: Option<Instant> = None;
     loop {
-        let _ = monitor.cancel_migration();
+        if cancel {
+            let _ = monitor.cancel_migration();
+        }
         if !stands_still_for_us(&monitor.status()?) {
             let since = *running_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= CALM {

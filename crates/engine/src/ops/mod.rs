@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod guest;
+pub(crate) mod restore_memory;
 pub(crate) mod snapshot_create;
 pub(crate) mod snapshot_delete;
 pub(crate) mod snapshot_list;

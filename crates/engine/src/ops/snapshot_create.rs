@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay};
+use crate::lazy;
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
@@ -85,6 +86,8 @@ impl Engine {
     pub fn snapshot_create(&self, request: &SnapshotCreate) -> Result<SnapshotView> {
         let begun = Instant::now();
         let mut held = self.hold(&request.vm)?;
+        // QEMU can't send a memory that it does not have yet.
+        lazy::wait_whole(self, &request.vm, &held.folder).inspect_err(|_| self.host.progress.finished())?;
         let process = Process::find(&held.folder)?;
         let plan = self.plan_create(request, &held, process.as_ref())?;
         let outcome = self.carry_out(request, &mut held, &plan, process.as_ref());
@@ -105,7 +108,7 @@ impl Engine {
             return Err(self.undo_attempt(&held, &outcome.undo, error));
         }
         held.snapshots.0.push(manifest.clone());
-        Ok(SnapshotView::of(&record, &held.snapshots, &manifest))
+        Ok(SnapshotView::of(&held.folder, &record, &held.snapshots, &manifest))
     }
 
     fn plan_create(&self, request: &SnapshotCreate, held: &Held, process: Option<&Process>) -> Result<Plan> {

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::engine::{Engine, Held};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Address, SnapshotId};
 use crate::layers::clones::{CloneOf, clones_of};
 use crate::layers::needs::{Reader, readers};
+use crate::lazy;
 use crate::record::journal::{Overlay, RedoPlan};
 use crate::record::snapshot::Manifest;
 use crate::root::file::allocated_bytes;
@@ -71,6 +72,7 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
         }
     }
     let ids: BTreeSet<SnapshotId> = doomed.iter().map(|manifest| manifest.id.clone()).collect();
+    refuse_served(held, &doomed)?;
     let clones = clones_of(&held.folder, &held.record.id)?;
     let readers = readers(&held.record, &held.snapshots.0, &clones, &ids);
     for manifest in &doomed {
@@ -134,6 +136,22 @@ fn refuse_cloned(held: &Held, manifest: &Manifest, clones: &[CloneOf]) -> Result
         names.join(", ")
     ))
     .hint("start those VMs, or delete them first"))
+}
+
+/// Refuses a snapshot while the guest still gets its memory from it.
+fn refuse_served(held: &Held, doomed: &[&Manifest]) -> Result<()> {
+    let served = lazy::under_way(&held.folder);
+    let Some(served) =
+        doomed.iter().find(|manifest| served.as_ref().is_some_and(|served| served.snapshot == manifest.id))
+    else {
+        return Ok(());
+    };
+    let vm = &held.record.name;
+    Err(Error::new(
+        ErrorKind::Busy,
+        format!("snapshot '{vm}@{}' can't be deleted: VM '{vm}' still gets its memory from it", served.name),
+    )
+    .hint(format!("wait until `vmrewind vm show {vm}` does not say restoring any more, then try again")))
 }
 
 /// Refuses a snapshot while somebody reads through its own layers.

@@ -28,7 +28,8 @@ impl Engine {
                 seen => seen?,
             };
             let shown = seen.snapshots.0.iter().filter(|snapshot| undo || snapshot.origin == Origin::User);
-            let views = shown.map(|snapshot| SnapshotView::of(&seen.record, &seen.snapshots, snapshot));
+            let views =
+                shown.map(|snapshot| SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot));
             let clones = clones_of(&seen.folder, &seen.record.id)?;
             listing.items.extend(views.map(|view| with_clones(view, &clones)));
         }
@@ -42,7 +43,7 @@ impl Engine {
     pub fn snapshot_show(&self, address: &Address) -> Result<SnapshotView> {
         let seen = self.look(&address.vm)?;
         let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
-        let view = SnapshotView::of(&seen.record, &seen.snapshots, manifest);
+        let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest);
         Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
     }
 }

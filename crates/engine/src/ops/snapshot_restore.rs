@@ -13,11 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
 use crate::capture::guard::{Guard, Watch};
-use crate::capture::image;
+use crate::capture::image::captured;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Step;
@@ -29,19 +28,19 @@ use crate::layers::clones::clones_of;
 use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
+use crate::lazy;
 use crate::monitor::{Monitor, is_running};
 use crate::ops::guest::Resumed;
+use crate::ops::restore_memory::{Brought, Memory, Target};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
-use crate::replay::feed::{Feed, fresh_memory};
-use crate::replay::load::load;
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::end::end_process;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
-use crate::vm::spawn::{self, Launch, Purpose, Started};
+use crate::vm::spawn;
 use crate::vm::state;
 
 /// The journal's name of this operation.
@@ -54,6 +53,8 @@ pub struct SnapshotRestore {
     pub address: Address,
     /// Leave the guest paused.
     pub paused: bool,
+    /// Load all memory before the guest runs.
+    pub eager: bool,
     /// Do not keep the disks as they are now.
     pub discard_current: bool,
 }
@@ -73,6 +74,7 @@ enum Old {
 struct Plan {
     snapshot: Manifest,
     overlays: Vec<Overlay>,
+    /// How it is meant to come back; a host can refuse `lazy`.
     mode: RestoreMode,
     /// Whether a QEMU is to be there afterwards.
     start: bool,
@@ -91,7 +93,7 @@ impl Engine {
         let held = self.hold(&request.address.vm)?;
         let plan = self.plan_restore(request, &held)?;
         let old = Process::find(&held.folder)?;
-        let memory = self.open_memory(&plan, old.is_some())?;
+        let memory = self.open_memory(&plan, old.is_some() && plan.mode == RestoreMode::Eager)?;
         let was = old.as_ref().map_or(Old::Off, guest_of);
         let undo_plan = UndoPlan {
             overlays: plan.overlays.clone(),
@@ -101,11 +103,11 @@ impl Engine {
             guest_ran: was == Old::Running,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
-        let brought = self.bring(&held, &plan, old.as_ref(), memory);
+        let brought = self.bring(&held, &plan, old.as_ref(), memory.as_ref());
         self.host.progress.finished();
-        let result = brought.and_then(|started| self.settle(request, &held, &plan, was, started));
+        let result = brought.and_then(|brought| self.settle(request, &held, &plan, was, brought));
         match result {
-            Ok((started, undo)) => self.report(&held, &plan, started, undo, begun),
+            Ok((brought, undo)) => self.report(&held, &plan, brought, undo, begun),
             Err(error) => Err(self.undo_restore(&held, &undo_plan, error)),
         }
     }
@@ -124,22 +126,26 @@ impl Engine {
                 parent: Some(frozen.layer.clone()),
             });
         }
-        let mode = if snapshot.memory.is_some() { RestoreMode::Eager } else { RestoreMode::Cold };
+        let mode = match snapshot.memory {
+            Some(_) if request.eager => RestoreMode::Eager,
+            Some(_) => RestoreMode::Lazy,
+            None => RestoreMode::Cold,
+        };
         let start = snapshot.grade != Grade::Off;
         Ok(Plan { run: start && snapshot.guest_running && !request.paused, start, mode, overlays, snapshot })
     }
 
     /// Opens the memory image; all of it is verified where a running guest would be given up for it.
-    fn open_memory(&self, plan: &Plan, verify: bool) -> Result<Option<(ImageReader, Captured)>> {
+    fn open_memory(&self, plan: &Plan, verify: bool) -> Result<Option<Memory>> {
         let Some(memory) = &plan.snapshot.memory else { return Ok(None) };
         let doing = || format!("snapshot '{}' can't be restored", plan.snapshot.name);
         let damaged = |error| store_error(&doing(), error);
-        let reader = self.store.open_image(&image_id(&memory.image)?).map_err(damaged)?;
-        let captured = image::captured(&reader).map_err(|error| error.while_doing(doing()))?;
+        let image = self.store.open_image(&image_id(&memory.image)?).map_err(damaged)?;
+        let captured = captured(&image).map_err(|error| error.while_doing(doing()))?;
         if verify {
-            self.verify_image(&reader).map_err(|error| error.while_doing(doing()))?;
+            self.verify_image(&image).map_err(|error| error.while_doing(doing()))?;
         }
-        Ok(Some((reader, captured)))
+        Ok(Some(Memory { image, captured }))
     }
 
     /// Reads every byte of an image.
@@ -159,8 +165,8 @@ impl Engine {
         held: &Held,
         plan: &Plan,
         old: Option<&Process>,
-        memory: Option<(ImageReader, Captured)>,
-    ) -> Result<Option<Started>> {
+        memory: Option<&Memory>,
+    ) -> Result<Option<Brought>> {
         for overlay in &plan.overlays {
             let disk = held
                 .record
@@ -180,30 +186,12 @@ impl Engine {
             return Ok(None);
         }
         let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
-        let started = self.launch(held, plan, &chains)?;
-        self.host.reached("qemu-started");
-        if let Some((reader, captured)) = memory {
-            let feed = Feed {
-                host: &self.host,
-                image: &reader,
-                captured: &captured,
-                fresh_memory: fresh_memory(&plan.snapshot.hardware),
-            };
-            load(&feed, &started)?;
-            self.host.reached("state-loaded");
-        }
-        Ok(Some(started))
-    }
-
-    fn launch(&self, held: &Held, plan: &Plan, chains: &BTreeMap<String, Vec<LayerId>>) -> Result<Started> {
-        spawn::start(&Launch {
-            host: &self.host,
-            folder: &held.folder,
-            record: &held.record,
-            hardware: &plan.snapshot.hardware,
-            chains,
-            purpose: if plan.mode == RestoreMode::Eager { Purpose::Incoming } else { Purpose::BootPaused },
-        })
+        let target = Target { held, snapshot: &plan.snapshot, chains: &chains };
+        lazy::forget_failure(&held.folder)?;
+        let Some(memory) = memory else { return self.bring_cold(&target).map(Some) };
+        let brought = self.bring_memory(&target, memory, plan.mode == RestoreMode::Lazy)?;
+        self.host.reached("state-loaded");
+        Ok(Some(brought))
     }
 
     /// Commits the restore and lets the guest run. Gives the name of the undo point.
@@ -213,20 +201,20 @@ impl Engine {
         held: &Held,
         plan: &Plan,
         old: Old,
-        mut started: Option<Started>,
-    ) -> Result<(Option<Started>, Option<String>)> {
-        if let Some(started) = &started
+        mut brought: Option<Brought>,
+    ) -> Result<(Option<Brought>, Option<String>)> {
+        if let Some(Brought { started, .. }) = &brought
             && !started.process.is_alive()
         {
             return Err(qemu_ended(&started.process));
         }
         let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
-        let guard = match &started {
+        let guard = match &brought {
             Some(_) if plan.run => Some(self.armed_guard(held)?),
             _ => None,
         };
         // Letting the guest run is part of what the commit carries out, on a connection of its own.
-        if let Some(started) = &mut started {
+        if let Some(Brought { started, .. }) = &mut brought {
             started.disconnect();
         }
         self.ledger(&held.folder).commit(OPERATION, &redo_plan)?;
@@ -234,7 +222,7 @@ impl Engine {
         if let Some(guard) = guard {
             guard.disarm();
         }
-        Ok((started, undo_name))
+        Ok((brought, undo_name))
     }
 
     /// A guard that lets the guest run if this process dies once the restore is decided.
@@ -308,12 +296,12 @@ impl Engine {
         &self,
         held: &Held,
         plan: &Plan,
-        started: Option<Started>,
+        brought: Option<Brought>,
         undo: Option<String>,
         begun: Instant,
     ) -> Result<RestoreView> {
         let start_ms = plan.run.then(|| milliseconds(begun.elapsed()));
-        if let Some(started) = &started
+        if let Some(Brought { started, .. }) = &brought
             && !started.process.is_alive()
         {
             let name = &held.record.name;
@@ -321,24 +309,26 @@ impl Engine {
                 .with_kind(ErrorKind::Partial)
                 .hint(format!("the disks of '{name}' are those of the snapshot; restore it again")));
         }
-        let resumed = started.as_ref().filter(|_| plan.mode != RestoreMode::Cold).map(|started| Resumed {
-            name: &held.record.name,
-            hardware: &plan.snapshot.hardware,
-            run: &started.process.run,
-            runs: plan.run,
-        });
+        let resumed =
+            brought.as_ref().filter(|brought| brought.mode != RestoreMode::Cold).map(|brought| Resumed {
+                name: &held.record.name,
+                hardware: &plan.snapshot.hardware,
+                run: &brought.started.process.run,
+                runs: plan.run,
+            });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
-        drop(started);
-        let state = state::ask(&held.folder)?.word;
+        let mode = brought.as_ref().map_or(plan.mode, |brought| brought.mode);
+        let why = brought.and_then(|brought| brought.note);
+        let state = state::ask(&held.folder)?.guest;
         Ok(RestoreView {
             vm: held.record.name.to_string(),
             snapshot: plan.snapshot.name.to_string(),
-            mode: plan.mode,
+            mode,
             start_ms,
             undo,
             state,
             clock,
-            notes: note.flatten().into_iter().collect(),
+            notes: why.into_iter().chain(note.flatten()).collect(),
         })
     }
 

@@ -40,6 +40,6 @@ impl Engine {
             self.host.progress.finished();
             verified.map_err(|error| error.while_doing(format!("{address} is damaged")))?;
         }
-        Ok(SnapshotView::of(&seen.record, &seen.snapshots, manifest))
+        Ok(SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest))
     }
 }

@@ -8,15 +8,17 @@ use crate::engine::{Engine, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::layers::below::below;
+use crate::lazy::{self, LazyProgress};
 use crate::record::snapshot::Origin;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
 use crate::view::clone::{OriginView, StartMode};
-use crate::view::{DiskState, Listing, VmView};
+use crate::view::{DiskState, Listing, RestoreFailure, RestoreProgress, VmView};
 use crate::vm::ports::ports_in_use;
 use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
+use crate::vm::state::VmState;
 use crate::vm::{spawn, state};
 
 impl Engine {
@@ -51,6 +53,7 @@ impl Engine {
         let line = CommandLine::parse(&seen.record.hardware.command_line).ok();
         Ok(VmView {
             name: name.to_string(),
+            restore: restore_of(&seen.folder, &state),
             state: state.word,
             pid: state.pid,
             qmp: state.pid.map(|_| run.join(socket::USER)),
@@ -67,6 +70,11 @@ impl Engine {
             origin: seen.record.origin.as_ref().map(OriginView::of),
             next_start: StartMode::of(&seen.record),
             operation: seen.operation,
+            failure: lazy::failure(&seen.folder).map(|(record, failure)| RestoreFailure {
+                snapshot: record.name,
+                kind: failure.kind(),
+                message: failure.message,
+            }),
             log: spawn::log_path(&run),
             run,
         })
@@ -98,10 +106,19 @@ impl Engine {
             origin: None,
             next_start: StartMode::Cold,
             operation: None,
+            restore: None,
+            failure: None,
             log: spawn::log_path(&run),
             run,
         }
     }
+}
+
+/// The restore whose memory still comes in.
+fn restore_of(folder: &VmFolder, state: &VmState) -> Option<RestoreProgress> {
+    let record = lazy::under_way(folder).filter(|_| state.pid.is_some())?;
+    let LazyProgress { done_bytes, total_bytes } = LazyProgress::load(folder);
+    Some(RestoreProgress { snapshot: record.name, guest: state.guest.clone(), done_bytes, total_bytes })
 }
 
 fn current_name(seen: &Seen) -> Option<String> {

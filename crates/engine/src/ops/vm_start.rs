@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::layers::base::check_all_unchanged;
 use crate::layers::tidy::tidy;
+use crate::lazy;
 use crate::record::vm::DiskRecord;
 use crate::view::VmView;
 use crate::vm::process::Process;
@@ -22,6 +23,7 @@ impl Engine {
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
         }
         check_all_unchanged(&held.record)?;
+        lazy::forget_failure(&held.folder)?;
         tidy(&self.host, &held.folder, &held.record)?;
         let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
         let chains = held.record.disks.iter().map(chain).collect();

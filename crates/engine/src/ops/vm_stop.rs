@@ -8,6 +8,7 @@ use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Cancel;
 use crate::ids::VmName;
+use crate::lazy;
 use crate::monitor::{Monitor, is_running};
 use crate::view::VmView;
 use crate::vm::end::end_process;
@@ -75,7 +76,8 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
             }
         }
         if process.wait_end(Duration::from_millis(50)) {
-            return Process::forget(&held.folder);
+            Process::forget(&held.folder)?;
+            return lazy::end(&held.folder);
         }
         if monitor.status().is_ok_and(|status| status == RunState::Shutdown) {
             return end_process(process, &held.folder);

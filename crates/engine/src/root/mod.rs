@@ -81,6 +81,11 @@ impl Root {
         }
     }
 
+    /// The root folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The folder of the store.
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
@@ -152,6 +157,21 @@ impl VmFolder {
     /// Which process that QEMU is.
     pub(crate) fn process(&self) -> PathBuf {
         self.path.join("process.json")
+    }
+
+    /// The lazy restore under way.
+    pub(crate) fn lazy(&self) -> PathBuf {
+        self.path.join("lazy.json")
+    }
+
+    /// The file that those who serve a lazy restore hold locked.
+    pub(crate) fn lazy_lock(&self) -> PathBuf {
+        self.path.join("lazy.lock")
+    }
+
+    /// The pages that a restored guest touches first.
+    pub(crate) fn working_set(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{id}.working-set"))
     }
 
     /// The operation under way.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::lazy;
 use crate::monitor::Monitor;
 use crate::root::VmFolder;
 use crate::vm::process::Process;
@@ -15,7 +16,9 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn end_process(process: &Process, folder: &VmFolder) -> Result<()> {
     let asked = Monitor::connect_briefly(&process.run, socket::OPERATION).and_then(|monitor| monitor.quit());
     if asked.is_ok() && process.wait_end(QUIT_PATIENCE) {
-        return Process::forget(folder);
+        Process::forget(folder)?;
+    } else {
+        process.kill()?;
     }
-    process.kill()
+    lazy::end(folder)
 }

@@ -25,12 +25,19 @@ pub(crate) mod socket {
     pub(crate) const GUARD: &str = "guard.sock";
     /// QMP for short questions; who listens there is the VM's QEMU.
     pub(crate) const STATUS: &str = "status.sock";
+    /// QMP for the page server of a lazy restore.
+    pub(crate) const PAGES: &str = "pages.sock";
+    /// Where QEMU waits for the page server.
+    pub(crate) const LAZY: &str = "lazy.sock";
     /// Where a captured stream comes from and a restored one goes to.
     pub(crate) const STREAM: &str = "stream.sock";
 }
 
 /// QEMU's output.
 pub(crate) const QEMU_LOG: &str = "qemu.log";
+
+/// The output of the page server.
+pub(crate) const PAGES_LOG: &str = "pages.log";
 
 /// The run folder where it is there, its real path.
 pub(crate) fn existing(folder: &VmFolder) -> Option<PathBuf> {

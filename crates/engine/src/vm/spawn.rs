@@ -157,6 +157,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
         ("vmrewind-operation", socket::OPERATION),
         ("vmrewind-guard", socket::GUARD),
         ("vmrewind-status", socket::STATUS),
+        ("vmrewind-pages", socket::PAGES),
     ] {
         line.add_qmp_socket(id, &format!("{run_text}/{socket}"));
     }

@@ -3,6 +3,7 @@
 use vmrewind_qemu::qmp::commands::RunState;
 
 use crate::error::Result;
+use crate::lazy;
 use crate::monitor::Monitor;
 use crate::root::VmFolder;
 use crate::vm::process::Process;
@@ -13,23 +14,27 @@ use crate::vm::run_folder::socket;
 pub(crate) struct VmState {
     /// The product's word for it: `running`, `paused`, `stopped`, `restoring`, `io-error`, ...
     pub(crate) word: String,
+    /// The same without what vmrewind does to it: `running` while memory still comes in.
+    pub(crate) guest: String,
     /// The QEMU process.
     pub(crate) pid: Option<u32>,
 }
 
 /// Asks the VM's QEMU, if there is one.
 pub(crate) fn ask(folder: &VmFolder) -> Result<VmState> {
-    let Some(process) = Process::find(folder)? else {
-        return Ok(VmState { word: "stopped".into(), pid: None });
-    };
+    let stopped = || VmState { word: "stopped".into(), guest: "stopped".into(), pid: None };
+    let Some(process) = Process::find(folder)? else { return Ok(stopped()) };
     let pid = Some(process.mark.pid);
     let answer = Monitor::connect_briefly(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
-    let word = match answer {
+    let guest = match answer {
         Ok(state) => state_word(&state).to_owned(),
-        Err(_) if !process.is_alive() => return Ok(VmState { word: "stopped".into(), pid: None }),
+        Err(_) if !process.is_alive() => return Ok(stopped()),
         Err(_) => "unresponsive".to_owned(),
     };
-    Ok(VmState { word, pid })
+    let restoring = lazy::under_way(folder).is_some_and(|record| record.qemu == Some(process.mark));
+    let plain = matches!(guest.as_str(), "running" | "paused");
+    let word = if restoring && plain { "restoring".into() } else { guest.clone() };
+    Ok(VmState { word, guest, pid })
 }
 
 /// The product's word for a run state of QEMU.

@@ -165,9 +165,23 @@ impl<'r> Guest<'r> {
         self.rig.run_json(&["vm", "show", &self.name])
     }
 
-    /// The VM's state.
+    /// The VM's state, once all memory of a restore is there.
     #[track_caller]
     pub fn state(&self) -> String {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            let state = self.state_now();
+            if state != "restoring" {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "'{}' has its memory never: {}", self.name, self.show());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The VM's state, whatever it is.
+    #[track_caller]
+    pub fn state_now(&self) -> String {
         self.show()["state"].as_str().unwrap_or_default().to_owned()
     }
 

@@ -154,6 +154,7 @@ mod tests {
             id: String::new(),
             parent: parent.map(str::to_owned),
             children: Vec::new(),
+            working_set: None,
             clones: Vec::new(),
             created: "2026-01-02T03:04:05Z".parse().unwrap(),
             message: None,

@@ -24,7 +24,7 @@ pub(crate) struct RestoreArguments {
     /// Don't let the guest run yet
     #[arg(long)]
     paused: bool,
-    /// Read all memory before the guest runs (what is done in any case as yet)
+    /// Load all memory before the guest runs
     #[arg(long)]
     eager: bool,
     /// Give up the present state in place of keeping it as an undo point
@@ -40,6 +40,7 @@ pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(),
     let request = SnapshotRestore {
         address: arguments.address.parse()?,
         paused: arguments.paused,
+        eager: arguments.eager,
         discard_current: arguments.discard_current,
     };
     let view = session.engine()?.snapshot_restore(&request)?;
@@ -51,6 +52,7 @@ pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(),
 fn describe(view: &RestoreView) -> String {
     let when = view.start_ms.map(|ms| format!(" after {}", duration_ms(ms))).unwrap_or_default();
     let mode = match view.mode {
+        RestoreMode::Lazy => "lazy",
         RestoreMode::Eager => "eager",
         RestoreMode::Cold => "cold",
     };

@@ -1,7 +1,7 @@
 //! `vmrewind snapshot show`: everything about one snapshot.
 
 use clap::Args;
-use vmrewind_engine::{Address, SnapshotView};
+use vmrewind_engine::{Address, SnapshotView, WorkingSetView};
 
 use crate::command_error::CommandError;
 use crate::output::human::{duration_ms, shell_words, size, time};
@@ -55,6 +55,7 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
         ("pause", if view.pause_ms > 0.0 { duration_ms(view.pause_ms) } else { String::new() }),
         ("took", duration_ms(view.total_ms)),
         ("memory", memory.unwrap_or_default()),
+        ("working set", view.working_set.as_ref().map(working_set).unwrap_or_default()),
         ("disks", disks.collect::<Vec<_>>().join("\n")),
         ("machine", view.machine.clone().unwrap_or_default()),
         ("qemu", view.qemu_version.clone()),
@@ -62,4 +63,13 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
     ];
     lines.retain(|(_, value)| !value.is_empty());
     lines
+}
+
+/// `12 MiB, learnt from 3 restores`.
+fn working_set(set: &WorkingSetView) -> String {
+    match set.restores {
+        0 => format!("{}, a guess made at the capture", size(set.bytes)),
+        1 => format!("{}, learnt from one restore", size(set.bytes)),
+        restores => format!("{}, learnt from {restores} restores", size(set.bytes)),
+    }
 }

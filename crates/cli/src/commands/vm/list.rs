@@ -4,6 +4,7 @@ use clap::Args;
 use vmrewind_engine::{Listing, VmView};
 
 use crate::command_error::CommandError;
+use crate::commands::vm::show::percent;
 use crate::output::human::size;
 use crate::output::table::{Column, table};
 use crate::session::Session;
@@ -49,10 +50,11 @@ pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
 
 fn row(view: &VmView) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let come = view.restore.as_ref().map(|restore| format!(" {}", percent(restore))).unwrap_or_default();
     let busy = view.operation.as_ref().map(|operation| format!(" ({operation})")).unwrap_or_default();
     vec![
         view.name.clone(),
-        format!("{}{busy}", view.state),
+        format!("{}{come}{busy}", view.state),
         or_dash(view.pid.map(|pid| pid.to_string())),
         or_dash(view.cpus.map(|cpus| cpus.to_string())),
         or_dash(view.memory_bytes.map(size)),

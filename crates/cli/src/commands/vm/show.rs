@@ -1,10 +1,10 @@
 //! `vmrewind vm show`: everything about one VM.
 
 use clap::Args;
-use vmrewind_engine::{DiskState, OriginView, StartMode, VmView};
+use vmrewind_engine::{DiskState, OriginView, RestoreFailure, RestoreProgress, StartMode, VmView};
 
 use crate::command_error::CommandError;
-use crate::output::human::{shell_words, size, time};
+use crate::output::human::{printable, shell_words, size, time};
 use crate::output::table::pairs;
 use crate::session::{Session, shown};
 
@@ -36,6 +36,8 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("name", view.name.clone()),
         ("state", format!("{}{pid}", view.state)),
+        ("memory to come", view.restore.as_ref().map(coming).unwrap_or_default()),
+        ("failure", view.failure.as_ref().map(failed).unwrap_or_default()),
         ("operation", view.operation.clone().unwrap_or_default()),
         ("created", view.created.map_or_else(String::new, time)),
         ("cloned from", view.origin.as_ref().map(origin).unwrap_or_default()),
@@ -68,6 +70,25 @@ fn next_start(view: &VmView) -> String {
     } else {
         String::new()
     }
+}
+
+/// `64 % of 512 MiB are here, from 'before'; the guest is running`.
+fn coming(restore: &RestoreProgress) -> String {
+    let (here, all) = (percent(restore), size(restore.total_bytes));
+    format!("{here} of {all} are here, from '{}'; the guest is {}", restore.snapshot, restore.guest)
+}
+
+/// How much of its memory a restored VM has.
+pub(crate) fn percent(restore: &RestoreProgress) -> String {
+    format!("{} %", restore.done_bytes * 100 / restore.total_bytes.max(1))
+}
+
+fn failed(failure: &RestoreFailure) -> String {
+    format!(
+        "stopped, since memory of '{}' could not be read: {}",
+        failure.snapshot,
+        printable(&failure.message)
+    )
 }
 
 /// The disk's name and sizes, then its files from the active layer down to the base.

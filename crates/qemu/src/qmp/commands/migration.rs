@@ -69,6 +69,14 @@ impl MigrationStatus {
         (event.name == "MIGRATION").then(|| Self::from(status.to_owned()))
     }
 
+    /// Whether the guest of the destination can run while its memory still comes in.
+    pub fn is_postcopy(&self) -> bool {
+        matches!(
+            self,
+            Self::PostcopyActive | Self::PostcopyPaused | Self::PostcopyRecoverSetup | Self::PostcopyRecover
+        )
+    }
+
     /// Whether this migration will not go on.
     pub fn is_over(&self) -> bool {
         matches!(self, Self::None | Self::Cancelled | Self::Completed | Self::Failed)

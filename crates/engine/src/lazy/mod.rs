@@ -1,0 +1,203 @@
+//! Lazy restore: the guest runs before its memory is there, and a page server gives it what it touches.
+//!
+//! ```text
+//!  snapshot restore                        page server (a process of its own; supervisor.rs, worker.rs)
+//!    record without QEMU, server started ->  opens the image, waits
+//!    QEMU started, record names it
+//!    migrate-incoming -------------------->  connects: devices, then pages (serve.rs, crate qemu: postcopy)
+//!    QEMU says that it is loaded
+//!    commit, cont, end of the command       ... until QEMU has everything: record removed
+//! ```
+//! The record (`lazy.json`) is there as long as memory is missing. Whoever works on the VM finds it: the state is
+//! `restoring`, captures wait, and servers that died are started again ([`settle`]).
+
+mod log;
+mod record;
+mod serve;
+mod supervisor;
+mod worker;
+pub(crate) mod working_set;
+
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::{Duration, Instant};
+
+pub use supervisor::{PAGES_COMMAND, PageServer, serve_pages};
+
+pub(crate) use record::{Failure, LazyProgress, LazyRecord};
+use record::{ServerLock, Servers};
+use supervisor::{Role, command, qemu_of};
+
+use crate::engine::Engine;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::host::{Host, Step};
+use crate::ids::VmName;
+use crate::record::RECORD_VERSION;
+use crate::record::journal::ProcessMark;
+use crate::record::snapshot::Manifest;
+use crate::root::{Root, VmFolder};
+use crate::vm::process::Process;
+use crate::vm::session::own_session;
+
+/// How long the servers of a QEMU that is gone may take to end by themselves.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server may take to begin.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A page server that was started by this process; it goes on when this is dropped.
+pub(crate) struct Server {
+    record: LazyRecord,
+    child: Option<Child>,
+    pipe: Option<ChildStdin>,
+}
+
+impl Server {
+    /// Starts a page server for a QEMU that is still to be started; it opens the snapshot's image meanwhile.
+    pub(crate) fn begin(
+        engine: &Engine,
+        vm: &VmName,
+        folder: &VmFolder,
+        snapshot: &Manifest,
+    ) -> Result<Self> {
+        let image = snapshot.memory.as_ref().map(|memory| memory.image.clone());
+        let record = LazyRecord {
+            version: RECORD_VERSION,
+            snapshot: snapshot.id.clone(),
+            name: snapshot.name.to_string(),
+            image: image.ok_or_else(|| Error::failed("the snapshot has no memory"))?,
+            qemu: None,
+            failure: None,
+        };
+        record.save(folder)?;
+        let (child, pipe) = start(&engine.host, &engine.root, vm, Role::Begin)?;
+        Ok(Self { record, child: Some(child), pipe })
+    }
+
+    /// Tells which QEMU is served.
+    pub(crate) fn is_for(&mut self, qemu: ProcessMark, folder: &VmFolder) -> Result<()> {
+        self.record.qemu = Some(qemu);
+        self.record.save(folder)
+    }
+
+    /// Ends it: its QEMU will not be served.
+    pub(crate) fn give_up(mut self, folder: &VmFolder) -> Result<()> {
+        drop(self.pipe.take());
+        end(folder)
+    }
+}
+
+impl Drop for Server {
+    /// The server goes on; a thread takes its exit status, so that no zombie is left while this process lives.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        }
+    }
+}
+
+fn start(host: &Host, root: &Root, vm: &VmName, role: Role) -> Result<(Child, Option<ChildStdin>)> {
+    let mut command = command(&host.helper, role, root.path(), vm);
+    command.stdin(if role == Role::Begin { Stdio::piped() } else { Stdio::null() });
+    let mut child = own_session(&mut command)
+        .spawn()
+        .context(|| "cannot start the process that serves the guest's memory".into())?;
+    let pipe = child.stdin.take();
+    Ok((child, pipe))
+}
+
+/// Brings the record of a lazy restore up to date: removed where its QEMU is gone, servers started again where both
+/// have died. With `held` the VM's lock is held, so that no restore is about to begin.
+pub(crate) fn settle(engine: &Engine, vm: &VmName, folder: &VmFolder, held: bool) -> Result<()> {
+    let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
+        return Ok(());
+    };
+    if (record.qemu.is_none() && !held) || ServerLock::is_held(folder)? {
+        return Ok(());
+    }
+    if qemu_of(&record, folder)?.is_none() {
+        return LazyRecord::remove(folder);
+    }
+    engine.host.progress.note("the page server of an unfinished restore was gone; it is started again");
+    let (mut child, _) = start(&engine.host, &engine.root, vm, Role::Revive)?;
+    let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+    let deadline = Instant::now() + BEGIN_PATIENCE;
+    while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
+        if Instant::now() >= deadline {
+            return Err(Error::failed("the page server does not start").hint("try again"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The lazy restore that is under way on a VM, if there is one.
+pub(crate) fn under_way(folder: &VmFolder) -> Option<LazyRecord> {
+    LazyRecord::load(folder).filter(|record| record.failure.is_none() && record.qemu.is_some())
+}
+
+/// Why the last lazy restore ended badly, where the VM was neither started nor restored since.
+pub(crate) fn failure(folder: &VmFolder) -> Option<(LazyRecord, Failure)> {
+    let record = LazyRecord::load(folder)?;
+    let failure = record.failure.clone()?;
+    Some((record, failure))
+}
+
+/// The error that says why a lazy restore ended badly.
+pub(crate) fn failure_error(vm: &VmName, record: &LazyRecord, failure: &Failure) -> Error {
+    Error::new(failure.kind(), format!("VM '{vm}' was stopped: the memory of '{vm}@{}' could not be read", record.name))
+        .because(Error::failed(failure.message.clone()))
+        .hint(format!(
+            "`vmrewind vm start {vm}` boots it from its disks; `vmrewind snapshot verify {vm}@{}` says what is damaged",
+            record.name
+        ))
+}
+
+/// Forgets a lazy restore that ended badly: the VM is started or restored anew.
+pub(crate) fn forget_failure(folder: &VmFolder) -> Result<()> {
+    if failure(folder).is_some() { LazyRecord::remove(folder) } else { Ok(()) }
+}
+
+/// Waits until all memory is there, with progress.
+///
+/// # Errors
+/// The failure of the restore, `Interrupted`.
+pub(crate) fn wait_whole(engine: &Engine, vm: &VmName, folder: &VmFolder) -> Result<()> {
+    let mut told = false;
+    loop {
+        settle(engine, vm, folder, true)?;
+        if let Some((record, failure)) = failure(folder) {
+            return Err(failure_error(vm, &record, &failure));
+        }
+        if under_way(folder).is_none() {
+            return Ok(());
+        }
+        if !told {
+            told = true;
+            engine.host.progress.note("the memory of the last restore is still coming in; waiting for it");
+        }
+        let LazyProgress { done_bytes, total_bytes } = LazyProgress::load(folder);
+        engine.host.progress.step(Step { what: "restoring memory", done_bytes, total_bytes });
+        engine.check_cancel("waiting for the memory of the last restore")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Ends the servers of a QEMU that is gone, and waits for them. Does nothing where there are none.
+pub(crate) fn end(folder: &VmFolder) -> Result<()> {
+    let deadline = Instant::now() + END_PATIENCE;
+    while ServerLock::is_held(folder)? {
+        if Instant::now() >= deadline {
+            for mark in Servers::load(folder).processes {
+                let process = Process::open(mark.pid, folder.run())?;
+                if let Some(process) = process.filter(|process| process.mark == mark) {
+                    process.kill()?;
+                }
+            }
+        }
+        if Instant::now() >= deadline + END_PATIENCE {
+            return Err(Error::new(ErrorKind::Busy, "the page server of the VM's last restore does not end")
+                .hint("`fuser` on the VM's file 'lazy.lock' names it"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if failure(folder).is_none() { LazyRecord::remove(folder) } else { Ok(()) }
+}

@@ -1,0 +1,258 @@
+//! One connection to a QEMU that asks for its memory: three threads around one postcopy source.
+//!
+//! ```text
+//!  QEMU --requests--> receive --> [ source ] <-- faults: reads what was asked for, at once
+//!   ^                                  ^-------- push:   reads working set and rest, never while somebody waits
+//!   '------------------------- bytes, in the order in which the source gave them
+//! ```
+//! The store is read with nothing locked: a page that is waited for is read while another still comes from a slow disk.
+
+use std::io::{ErrorKind as IoKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmrewind_qemu::postcopy::{Batch, Content, Lane, Next, PageAddress, Progress, Source, SourceError};
+use vmrewind_qemu::stream::PAGE_SIZE;
+use vmrewind_store::ImageReader;
+
+use crate::error::{Context, Error, Result};
+use crate::images::store_error;
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How much of what QEMU sends is read at once.
+const RECEIVE_BYTES: usize = 64 << 10;
+
+/// How a connection ended that did not fail for the image's sake.
+#[derive(Debug)]
+pub(super) enum End {
+    /// QEMU has everything.
+    Whole,
+    /// QEMU or the connection is gone, or QEMU said what can't be understood.
+    Lost(String),
+}
+
+/// What a connection leaves behind.
+pub(super) struct Served {
+    /// How it ended.
+    pub(super) end: End,
+    /// How far it came.
+    pub(super) progress: Progress,
+    /// The pages that were asked for in the first seconds.
+    pub(super) asked: Vec<PageAddress>,
+}
+
+/// What happens on the way, for whoever looks.
+pub(super) trait Watcher: Sync {
+    /// How far it is, some times a second.
+    fn progress(&self, progress: Progress);
+    /// The opening was sent: the package, or the questions to a QEMU that lost its source.
+    fn opened(&self);
+}
+
+/// Serves `source` from `image` until QEMU has everything, or is gone.
+///
+/// # Errors
+/// `Damaged`, or `Failed`: a page can't be read. The guest must not go on then.
+pub(super) fn serve(
+    source: Source<'_>,
+    image: &ImageReader,
+    socket: UnixStream,
+    watcher: &dyn Watcher,
+) -> Result<Served> {
+    let receiving = socket.try_clone().context(|| "cannot share the connection to QEMU".into())?;
+    let closing = socket.try_clone().context(|| "cannot share the connection to QEMU".into())?;
+    let connection = Connection {
+        state: Mutex::new(State { source, end: None }),
+        changed: Condvar::new(),
+        socket: Mutex::new(socket),
+        image,
+        began: Instant::now(),
+    };
+    let lane = |lane| connection.lane(lane, watcher);
+    std::thread::scope(|scope| {
+        let named = |name: &str| std::thread::Builder::new().name(name.into());
+        let started = named("receive")
+            .spawn_scoped(scope, || connection.receive(receiving))
+            .and_then(|_| named("faults").spawn_scoped(scope, || lane(Lane::Faults)))
+            .and_then(|_| named("push").spawn_scoped(scope, || lane(Lane::Push)));
+        if let Err(error) = started {
+            connection.end(Err(Error::failed("cannot start a thread").because(error)));
+        }
+        connection.wait_end(watcher);
+        // The threads that read or write it end with this.
+        let _ = closing.shutdown(Shutdown::Both);
+    });
+    let state = connection.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let progress = state.source.progress();
+    watcher.progress(progress);
+    let end = state.end.unwrap_or_else(|| Ok(End::Lost("nobody served it".into())))?;
+    Ok(Served { end, progress, asked: state.source.remembered().to_vec() })
+}
+
+struct Connection<'a> {
+    state: Mutex<State<'a>>,
+    /// Something was received, filled, or has ended.
+    changed: Condvar,
+    /// Taken before the state by whoever fills a batch, so that bytes go out in the order of the fillings.
+    socket: Mutex<UnixStream>,
+    image: &'a ImageReader,
+    began: Instant,
+}
+
+struct State<'a> {
+    source: Source<'a>,
+    end: Option<Result<End>>,
+}
+
+impl<'a> Connection<'a> {
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        // A thread that panicked has left the source as it was between two calls.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection; the first end counts.
+    fn end(&self, end: Result<End>) {
+        self.lock().end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    fn wait_end(&self, watcher: &dyn Watcher) {
+        let mut state = self.lock();
+        while state.end.is_none() {
+            let progress = state.source.progress();
+            drop(state);
+            watcher.progress(progress);
+            state = self.lock();
+            if state.end.is_none() {
+                let waited = self.changed.wait_timeout_while(state, TELL_EVERY, |state| state.end.is_none());
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    fn receive(&self, mut socket: UnixStream) {
+        let mut buffer = vec![0_u8; RECEIVE_BYTES];
+        loop {
+            let count = match socket.read(&mut buffer) {
+                Ok(0) => return self.end(Ok(End::Lost("QEMU closed the connection".into()))),
+                Ok(count) => count,
+                Err(error) if error.kind() == IoKind::Interrupted => continue,
+                Err(error) => return self.end(Ok(End::Lost(format!("cannot read from QEMU: {error}")))),
+            };
+            let mut state = self.lock();
+            let received = state.source.receive(&buffer[..count], self.began.elapsed());
+            drop(state);
+            if let Err(error) = received {
+                return self.end(Ok(lost(&error)));
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// What one of the senders does until the end.
+    fn lane(&self, lane: Lane, watcher: &dyn Watcher) {
+        let mut work = Work::default();
+        let mut opened = false;
+        loop {
+            let done = match self.next(lane, &mut work) {
+                Ok(Todo::Send) => self.write(&work.out),
+                Ok(Todo::Pages(batch)) => self.send_pages(&batch, &mut work),
+                Ok(Todo::End) => return,
+                Err(error) => Err(Stop::Lost(lost(&error))),
+            };
+            match done {
+                Ok(()) if lane == Lane::Faults && !opened => {
+                    opened = true;
+                    watcher.opened();
+                }
+                Ok(()) => {}
+                Err(Stop::Lost(end)) => return self.end(Ok(end)),
+                Err(Stop::Failed(error)) => return self.end(Err(error)),
+            }
+        }
+    }
+
+    /// Waits for the lane's next piece of work.
+    fn next(&self, lane: Lane, work: &mut Work) -> Result<Todo, SourceError> {
+        work.out.clear();
+        let mut state = self.lock();
+        loop {
+            if state.end.is_some() {
+                return Ok(Todo::End);
+            }
+            let now = self.began.elapsed();
+            match state.source.next(lane, now, &mut work.out)? {
+                Next::Send => return Ok(Todo::Send),
+                Next::Pages(batch) => return Ok(Todo::Pages(batch)),
+                Next::Over => {
+                    state.end.get_or_insert(Ok(End::Whole));
+                    self.changed.notify_all();
+                    return Ok(Todo::End);
+                }
+                Next::Wait(until) => {
+                    let wait = until.map_or(Duration::from_secs(1), |until| until.saturating_sub(now));
+                    let waited = self.changed.wait_timeout(state, wait);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    fn send_pages(&self, batch: &Batch, work: &mut Work) -> Result<(), Stop> {
+        work.data.resize(batch.data_bytes(), 0);
+        let mut rest = &mut work.data[..];
+        for piece in batch.pieces().iter().filter(|piece| piece.content == Content::Data) {
+            let count = usize::try_from(piece.pages.end - piece.pages.start).unwrap_or(usize::MAX);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(count.saturating_mul(PAGE_SIZE));
+            rest = after;
+            // The image's spaces are the machine's blocks, in the same order: that was looked at when it was opened.
+            let Some(space) = self.image.spaces().get(piece.block) else {
+                return Err(Stop::Failed(Error::damaged("the memory image has lost a block")));
+            };
+            self.image
+                .read_run(space.index, piece.pages.clone(), part)
+                .map_err(|error| Stop::Failed(store_error("a page of the guest can't be read", error)))?;
+        }
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let filled = self.lock().source.fill(batch, &work.data, &mut work.out);
+        filled.map_err(|error| Stop::Lost(lost(&error)))?;
+        let written = write(&socket, &work.out);
+        drop(socket);
+        self.changed.notify_all();
+        written
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), Stop> {
+        write(&self.socket.lock().unwrap_or_else(PoisonError::into_inner), bytes)
+    }
+}
+
+/// The buffers of a lane.
+#[derive(Default)]
+struct Work {
+    out: Vec<u8>,
+    data: Vec<u8>,
+}
+
+enum Todo {
+    Send,
+    Pages(Batch),
+    End,
+}
+
+enum Stop {
+    Lost(End),
+    Failed(Error),
+}
+
+fn write(mut socket: &UnixStream, bytes: &[u8]) -> Result<(), Stop> {
+    socket.write_all(bytes).map_err(|error| Stop::Lost(End::Lost(format!("QEMU takes no more: {error}"))))
+}
+
+fn lost(error: &SourceError) -> End {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    End::Lost(format!("{error}{source}"))
+}

@@ -1,0 +1,181 @@
+//! The page server's processes: a supervisor in a session of its own, and its worker, started again where it dies.
+//!
+//! ```text
+//!  vmrewind --pipe--> supervisor (lock) ----> worker (lock, pipe) ----> QEMU
+//!                       worker died, QEMU lives: another one
+//!                       record gone, failure in it, QEMU gone: over
+//! ```
+//! Both hold `lazy.lock`, one by inheritance: nobody else serves while either lives. Where both died the next command on
+//! the VM finds the record without the lock and starts another supervisor.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::log::Log;
+use super::record::{Failure, LazyRecord, ServerLock, Servers};
+use super::worker::Worker;
+use crate::error::{Context, Error, Result};
+use crate::host::Steps;
+use crate::ids::VmName;
+use crate::record::journal::ProcessMark;
+use crate::root::{Root, VmFolder};
+use crate::vm::process::Process;
+use crate::vm::session::inherit;
+
+/// The hidden subcommand under which the helper program runs [`serve_pages`].
+pub const PAGES_COMMAND: &str = "__page-server";
+
+/// A worker that lived shorter than this died early.
+const EARLY: Duration = Duration::from_secs(1);
+/// How many may die early in a row.
+const EARLY_DEATHS: u32 = 30;
+
+/// What a process of the page server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Supervises from the begin of a restore on.
+    Begin,
+    /// Supervises a restore whose servers died.
+    Revive,
+    /// Serves a QEMU that is still to be started.
+    FirstWorker,
+    /// Serves a QEMU in whatever state it is.
+    Worker,
+}
+
+impl Role {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Revive => "revive",
+            Self::FirstWorker => "first-worker",
+            Self::Worker => "worker",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        [Self::Begin, Self::Revive, Self::FirstWorker, Self::Worker]
+            .into_iter()
+            .find(|role| role.word() == word)
+    }
+}
+
+/// What a process of the page server is given.
+pub struct PageServer {
+    /// What for, as the process that started it said.
+    pub role: String,
+    /// The root folder.
+    pub root: PathBuf,
+    /// The VM.
+    pub vm: String,
+    /// The program that is started as `PROGRAM __page-server ...` for the worker.
+    pub program: PathBuf,
+    /// Hears of steps, in tests.
+    pub steps: Option<Arc<dyn Steps>>,
+}
+
+/// What the page server's processes do. Returns when they are no longer needed.
+///
+/// # Errors
+/// `Usage` for words that no vmrewind gives; `Failed` where the VM's folder can't be worked on.
+pub fn serve_pages(server: PageServer) -> Result<()> {
+    let unknown = || Error::usage(format!("'{}' is no part of the page server", server.role.escape_debug()));
+    let role = Role::of(&server.role).ok_or_else(unknown)?;
+    let name: VmName = server.vm.parse()?;
+    let root = Root::open(&server.root)?;
+    let folder = root.vm(&name);
+    match role {
+        Role::Begin | Role::Revive => {
+            Supervisor { root: server.root, name, folder, program: server.program }.run(role)
+        }
+        Role::FirstWorker | Role::Worker => match Worker::of(folder, server.steps) {
+            Some(mut worker) => worker.work(&root, role == Role::FirstWorker),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The command that starts a part of the page server.
+pub(super) fn command(program: &Path, role: Role, root: &Path, vm: &VmName) -> Command {
+    let mut command = Command::new(program);
+    command.arg(PAGES_COMMAND).arg(role.word()).arg(root).arg(vm.as_str());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+struct Supervisor {
+    root: PathBuf,
+    name: VmName,
+    folder: VmFolder,
+    program: PathBuf,
+}
+
+impl Supervisor {
+    fn run(&self, role: Role) -> Result<()> {
+        let Some(mut lock) = ServerLock::try_take(&self.folder)? else { return Ok(()) };
+        let log = Log::open(&self.folder, "supervisor");
+        let mut early_deaths = 0;
+        loop {
+            let Some(record) = LazyRecord::load(&self.folder).filter(|record| record.failure.is_none())
+            else {
+                return Ok(());
+            };
+            let waiting = record.qemu.is_none();
+            if (waiting && role == Role::Revive) || (!waiting && !lives(&record, &self.folder)?) {
+                return LazyRecord::remove(&self.folder);
+            }
+            let began = Instant::now();
+            let status = self.work(&mut lock, waiting)?;
+            log.say(format_args!("the worker ended: {status}"));
+            if status.success() && waiting {
+                return Ok(());
+            }
+            early_deaths = if began.elapsed() < EARLY { early_deaths + 1 } else { 0 };
+            if early_deaths >= EARLY_DEATHS {
+                return self.give_up(record);
+            }
+            std::thread::sleep(Duration::from_millis(5) * early_deaths);
+        }
+    }
+
+    /// Starts a worker and waits for its end.
+    fn work(&self, lock: &mut ServerLock, waiting: bool) -> Result<std::process::ExitStatus> {
+        let role = if waiting { Role::FirstWorker } else { Role::Worker };
+        let mut command = command(&self.program, role, &self.root, &self.name);
+        if waiting {
+            // The pipe from the command that begins the restore.
+            command.stdin(Stdio::inherit());
+        } else {
+            command.stdin(Stdio::null());
+        }
+        inherit(&mut command, lock.share()?);
+        let mut child = command.spawn().context(|| "cannot start a page server".into())?;
+        let marks = [std::process::id(), child.id()].into_iter().filter_map(ProcessMark::of);
+        let named = lock.name(&Servers { processes: marks.collect() });
+        let status = child.wait().context(|| "cannot wait for the page server".into())?;
+        named.map(|()| status)
+    }
+
+    /// Ends QEMU: nobody can be kept alive who would give its guest its memory.
+    fn give_up(&self, mut record: LazyRecord) -> Result<()> {
+        let message = format!("its page server ended {EARLY_DEATHS} times right after it was started");
+        record.failure = Some(Failure { damaged: false, message });
+        let saved = record.save(&self.folder);
+        if let Some(process) = qemu_of(&record, &self.folder)? {
+            process.kill()?;
+        }
+        saved
+    }
+}
+
+/// The QEMU that a record is about, if it lives.
+pub(super) fn qemu_of(record: &LazyRecord, folder: &VmFolder) -> Result<Option<Process>> {
+    let Some(mark) = record.qemu else { return Ok(None) };
+    Ok(Process::open(mark.pid, folder.run())?.filter(|process| process.mark == mark))
+}
+
+fn lives(record: &LazyRecord, folder: &VmFolder) -> Result<bool> {
+    Ok(qemu_of(record, folder)?.is_some())
+}

@@ -1,0 +1,283 @@
+//! The worker of a page server: finds out what its QEMU needs, and serves it until it has everything.
+//!
+//! ```text
+//!  QEMU's migration
+//!    none: waits for a source      -> connect, send everything
+//!    postcopy-paused: lost it      -> migrate-recover, connect, ask what came, go on
+//!    completed                     -> done
+//!    anything else                 -> on its way to one of these, or QEMU is ending: look again
+//! ```
+//! A page that can't be read ends QEMU: the guest must never see wrong memory, nor wait for ever. The record says why.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmrewind_qemu::postcopy::{DataRuns, Options, PageAddress, Progress, Source};
+use vmrewind_qemu::qmp::commands::MigrationStatus;
+use vmrewind_qemu::stream::{Captured, PAGE_SIZE};
+use vmrewind_store::ImageReader;
+
+use super::log::Log;
+use super::record::{Failure, LazyProgress, LazyRecord};
+use super::serve::{End, Served, Watcher, serve};
+use super::working_set::WorkingSet;
+use crate::capture::image;
+use crate::error::{Error, Result};
+use crate::host::Steps;
+use crate::images::{image_id, open_store, store_error};
+use crate::monitor::Monitor;
+use crate::root::{Root, VmFolder};
+use crate::vm::process::Process;
+use crate::vm::run_folder::{self, socket};
+
+/// How long the command that began the restore may take to start its QEMU.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(180);
+/// How long a QEMU may be between two states in which something can be done.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often connections may be lost without a page sent, before QEMU is given up.
+const ATTEMPTS: u32 = 10;
+
+/// A worker and what it works on.
+pub(super) struct Worker {
+    folder: VmFolder,
+    run: PathBuf,
+    record: LazyRecord,
+    steps: Option<Arc<dyn Steps>>,
+    log: Log,
+}
+
+/// What can be done about QEMU.
+enum Approach {
+    /// It waits for a source.
+    Fresh(UnixStream),
+    /// It has lost its source.
+    Recover(UnixStream),
+    /// It has everything.
+    Whole,
+    /// It has ended.
+    Gone,
+}
+
+impl Worker {
+    /// A worker for the lazy restore that the VM's record names. None where there is none.
+    pub(super) fn of(folder: VmFolder, steps: Option<Arc<dyn Steps>>) -> Option<Self> {
+        let record = LazyRecord::load(&folder).filter(|record| record.failure.is_none())?;
+        let run = run_folder::existing(&folder)?;
+        let log = Log::open(&folder, "worker");
+        Some(Self { folder, run, record, steps, log })
+    }
+
+    /// Serves until QEMU has everything or is gone. With `fresh`, QEMU is still to be started by the command at the
+    /// other end of standard input.
+    pub(super) fn work(&mut self, root: &Root, fresh: bool) -> Result<()> {
+        let served = self.open(root).and_then(|(image, captured)| self.serve_all(&image, &captured, fresh));
+        match served {
+            Ok(()) => self.clear(),
+            Err(error) => {
+                self.log.say(format_args!("failed: {error}: {}", error.causes().join(": ")));
+                self.give_up(&error)
+            }
+        }
+    }
+
+    fn open(&self, root: &Root) -> Result<(ImageReader, Captured)> {
+        let store = open_store(root)?;
+        let image = store
+            .open_image(&image_id(&self.record.image)?)
+            .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
+        let captured = image::captured(&image)?;
+        self.log.say(format_args!("image {} is open", self.record.image));
+        Ok((image, captured))
+    }
+
+    fn serve_all(&mut self, image: &ImageReader, captured: &Captured, mut fresh: bool) -> Result<()> {
+        let data: Vec<DataRuns> =
+            image.spaces().iter().map(|space| image.data_runs(space.index).collect()).collect();
+        let known = WorkingSet::load(&self.folder, &self.record.snapshot);
+        let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
+        self.log.say(format_args!("working set of {} pages", working_set.len()));
+        let mut failures = 0;
+        loop {
+            let approach = if fresh { self.wait_for_qemu()? } else { self.approach()? };
+            fresh = false;
+            let options = options(!working_set.is_empty());
+            let made = match &approach {
+                Approach::Fresh(_) => Source::fresh(captured, &data, working_set.clone(), options),
+                Approach::Recover(_) => Source::recovering(captured, &data, Vec::new(), options),
+                Approach::Whole => return Ok(()),
+                Approach::Gone => {
+                    self.log.say(format_args!("QEMU has ended"));
+                    return Ok(());
+                }
+            };
+            let source = made.map_err(|error| Error::failed("cannot serve QEMU").because(error))?;
+            let is_fresh = matches!(approach, Approach::Fresh(_));
+            let (Approach::Fresh(stream) | Approach::Recover(stream)) = approach else { continue };
+            let watcher = Reporter { worker: self, can_run: AtomicBool::new(false) };
+            let Served { end, progress, asked } = serve(source, image, stream, &watcher)?;
+            self.log.say(format_args!("{end:?}: {progress:?}"));
+            if is_fresh {
+                self.learn(known.as_ref(), captured, &asked);
+            }
+            match end {
+                End::Whole => return self.wait_completed(),
+                End::Lost(_) if progress.can_run => failures = 0,
+                End::Lost(why) => {
+                    failures += 1;
+                    if failures >= ATTEMPTS {
+                        return Err(Error::failed("QEMU can't be served").because(Error::failed(why)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the command that began the restore has a QEMU that listens, as long as that command lives.
+    fn wait_for_qemu(&mut self) -> Result<Approach> {
+        let path = self.run.join(socket::LAZY);
+        let deadline = Instant::now() + CONNECT_PATIENCE;
+        while Instant::now() < deadline {
+            if let Ok(stream) = UnixStream::connect(&path) {
+                self.log.say(format_args!("connected"));
+                if let Some(record) = LazyRecord::load(&self.folder) {
+                    self.record = record;
+                }
+                return Ok(Approach::Fresh(stream));
+            }
+            if is_closed(&std::io::stdin()) {
+                self.log.say(format_args!("the restore was given up"));
+                return Ok(Approach::Gone);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(Error::failed("QEMU did not wait for its memory in time"))
+    }
+
+    /// Looks at QEMU's migration until something can be done.
+    fn approach(&self) -> Result<Approach> {
+        let Some(process) = self.qemu()? else { return Ok(Approach::Gone) };
+        let deadline = Instant::now() + TURN_PATIENCE;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if !process.is_alive() {
+                return Ok(Approach::Gone);
+            }
+            match self.ask() {
+                Ok(Some(approach)) => return Ok(approach),
+                Ok(None) => {}
+                Err(error) => last = format!("{error}: {}", error.causes().join(": ")),
+            }
+            process.wait_end(Duration::from_millis(5));
+        }
+        Err(Error::failed("QEMU is in no state in which its memory can be served")
+            .because(Error::failed(last)))
+    }
+
+    fn ask(&self) -> Result<Option<Approach>> {
+        let monitor = Monitor::connect_briefly(&self.run, socket::PAGES)?;
+        let path = self.run.join(socket::LAZY);
+        match monitor.migration()?.status.unwrap_or(MigrationStatus::None) {
+            MigrationStatus::Completed => Ok(Some(Approach::Whole)),
+            MigrationStatus::None => Ok(UnixStream::connect(&path).ok().map(Approach::Fresh)),
+            MigrationStatus::PostcopyPaused => {
+                // QEMU listens already where a worker died right after it had told it to.
+                if let Ok(stream) = UnixStream::connect(&path) {
+                    return Ok(Some(Approach::Recover(stream)));
+                }
+                let _ = std::fs::remove_file(&path);
+                monitor.recover_migration(&path)?;
+                self.reached("pages-recovering");
+                self.log.say(format_args!("QEMU waits for another source"));
+                Ok(UnixStream::connect(&path).ok().map(Approach::Recover))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits until QEMU has put away the migration: before that it takes no other.
+    fn wait_completed(&self) -> Result<()> {
+        match self.approach()? {
+            Approach::Whole | Approach::Gone => Ok(()),
+            Approach::Fresh(_) | Approach::Recover(_) => Err(Error::failed("QEMU forgot that it was served")),
+        }
+    }
+
+    fn qemu(&self) -> Result<Option<Process>> {
+        let Some(mark) = self.record.qemu else { return Ok(None) };
+        Ok(Process::open(mark.pid, self.run.clone())?.filter(|process| process.mark == mark))
+    }
+
+    /// Adds what was asked for to the working set. Not worth an error: the next restore tries again.
+    fn learn(&self, known: Option<&WorkingSet>, captured: &Captured, asked: &[PageAddress]) {
+        let set = WorkingSet::improved(known, &captured.blocks, asked);
+        if let Err(error) = set.save(&self.folder, &self.record.snapshot) {
+            self.log.say(format_args!("the working set is not kept: {error}"));
+        }
+    }
+
+    /// The restore is over.
+    fn clear(&self) -> Result<()> {
+        self.reached("pages-served");
+        LazyRecord::remove(&self.folder)
+    }
+
+    /// Ends QEMU, since its guest would wait for a page for ever, and says why.
+    fn give_up(&mut self, error: &Error) -> Result<()> {
+        if let Some(record) = LazyRecord::load(&self.folder) {
+            self.record = record;
+        }
+        self.record.failure = Some(Failure::of(error));
+        let saved = self.record.save(&self.folder);
+        if let Some(process) = self.qemu()? {
+            process.kill()?;
+        }
+        saved
+    }
+
+    fn reached(&self, step: &'static str) {
+        if let Some(steps) = &self.steps {
+            steps.reached(step);
+        }
+    }
+}
+
+struct Reporter<'a> {
+    worker: &'a Worker,
+    can_run: AtomicBool,
+}
+
+impl Watcher for Reporter<'_> {
+    fn progress(&self, progress: Progress) {
+        let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+        let told =
+            LazyProgress { done_bytes: bytes(progress.sent_pages), total_bytes: bytes(progress.total_pages) };
+        // Only looked at by people.
+        let _ = told.save(&self.worker.folder);
+        if progress.can_run && !self.can_run.swap(true, Ordering::Relaxed) {
+            self.worker.log.say(format_args!("the guest can run: {progress:?}"));
+            self.worker.reached("pages-guest-can-run");
+        }
+    }
+
+    fn opened(&self) {
+        self.worker.log.say(format_args!("opening sent"));
+        self.worker.reached("pages-opened");
+    }
+}
+
+/// Where nothing is known of what the guest needs first, more time is left to see it.
+fn options(known: bool) -> Options {
+    let push_after = if known { Duration::from_millis(200) } else { Duration::from_millis(500) };
+    Options { push_after, ..Options::default() }
+}
+
+/// Whether the other end of a pipe is closed.
+fn is_closed(pipe: &std::io::Stdin) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}

@@ -1,0 +1,213 @@
+//! The new QEMU of a restore and its memory: lazily where the host can, else eagerly, saying why.
+//!
+//! ```text
+//!  lazy: page server begun -> QEMU started -> postcopy accepted -> devices loaded: the guest could run
+//!          |                    |              '-- refused: the same QEMU is filled eagerly
+//!          |                    '-- ended before that, or its server died: again, then eagerly
+//!          '-- the image can't be read: the restore fails
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vmrewind_qemu::qmp::commands::RunState;
+use vmrewind_qemu::stream::Captured;
+use vmrewind_store::ImageReader;
+
+use crate::engine::{Engine, Held};
+use crate::error::{Error, Result};
+use crate::ids::LayerId;
+use crate::lazy::{self, Server};
+use crate::record::snapshot::Manifest;
+use crate::replay::feed::{Feed, fresh_memory};
+use crate::replay::load::load;
+use crate::view::RestoreMode;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+use crate::vm::spawn::{self, Launch, Purpose, Started};
+
+/// How often a lazy restore begins anew where its server or QEMU died before the guest could run.
+const LAZY_ATTEMPTS: u32 = 3;
+/// How long QEMU may take to load its devices.
+const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is asked whether it has.
+const ASK_EVERY: Duration = Duration::from_micros(500);
+
+/// A QEMU to be started for a restore.
+pub(super) struct Target<'a> {
+    /// The VM.
+    pub(super) held: &'a Held,
+    /// What comes back.
+    pub(super) snapshot: &'a Manifest,
+    /// Each disk's layers.
+    pub(super) chains: &'a BTreeMap<String, Vec<LayerId>>,
+}
+
+/// The memory of a snapshot.
+pub(super) struct Memory {
+    /// Its pages.
+    pub(super) image: ImageReader,
+    /// Everything else.
+    pub(super) captured: Captured,
+}
+
+/// A QEMU whose guest can run.
+pub(super) struct Brought {
+    /// The process.
+    pub(super) started: Started,
+    /// How its memory came, or comes.
+    pub(super) mode: RestoreMode,
+    /// Why not as it was meant.
+    pub(super) note: Option<String>,
+}
+
+/// Why a lazy restore did not get to where the guest can run.
+enum Miss {
+    /// This QEMU, which waits, does not do it.
+    Refused(Box<Started>, Error),
+    /// QEMU or its server died.
+    Lost(Error),
+    /// No other try would be better.
+    Final(Error),
+}
+
+impl Engine {
+    /// Starts a QEMU that boots its guest when told to.
+    pub(super) fn bring_cold(&self, target: &Target<'_>) -> Result<Brought> {
+        let started = self.launch(target, Purpose::BootPaused)?;
+        self.host.reached("qemu-started");
+        Ok(Brought { started, mode: RestoreMode::Cold, note: None })
+    }
+
+    /// Starts a QEMU and gives it its memory, lazily with `lazy`. The guest waits.
+    ///
+    /// # Errors
+    /// `Damaged` where the image is, `Interrupted`, `Failed` with QEMU's words.
+    pub(super) fn bring_memory(&self, target: &Target<'_>, memory: &Memory, lazy: bool) -> Result<Brought> {
+        let mut why = None;
+        let mut waiting = None;
+        for _ in 0..if lazy { LAZY_ATTEMPTS } else { 0 } {
+            match self.load_lazily(target) {
+                Ok(started) => return Ok(Brought { started, mode: RestoreMode::Lazy, note: None }),
+                Err(Miss::Final(error)) => return Err(error),
+                Err(Miss::Refused(started, error)) => {
+                    (waiting, why) = (Some(started), Some(error));
+                    break;
+                }
+                Err(Miss::Lost(error)) => {
+                    tracing::info!("{error}: {}", error.causes().join(": "));
+                    why = Some(error);
+                }
+            }
+        }
+        let started = match waiting {
+            Some(started) => *started,
+            None => self.launch(target, Purpose::Incoming)?,
+        };
+        self.host.reached("qemu-started");
+        let feed = Feed {
+            host: &self.host,
+            image: &memory.image,
+            captured: &memory.captured,
+            fresh_memory: fresh_memory(&target.snapshot.hardware),
+        };
+        load(&feed, &started)?;
+        Ok(Brought { started, mode: RestoreMode::Eager, note: why.map(|error| why_eager(&error)) })
+    }
+
+    /// Starts a QEMU and its page server, and waits until the guest can run.
+    fn load_lazily(&self, target: &Target<'_>) -> Result<Started, Miss> {
+        let folder = &target.held.folder;
+        let begin = || {
+            lazy::end(folder)?;
+            Server::begin(self, &target.held.record.name, folder, target.snapshot)
+        };
+        let mut server = begin().map_err(Miss::Final)?;
+        let prepared = self.launch(target, Purpose::Incoming).and_then(|started| {
+            self.host.reached("qemu-started");
+            server.is_for(started.process.mark, folder)?;
+            Ok(started)
+        });
+        let given_up = |server: Server, miss: Miss| match server.give_up(folder) {
+            Ok(()) => miss,
+            Err(error) => Miss::Final(error),
+        };
+        let started = match prepared {
+            Ok(started) => started,
+            Err(error) => return Err(given_up(server, Miss::Final(error))),
+        };
+        match self.feed_lazily(target, &started) {
+            Ok(()) => Ok(started),
+            Err(Fed::Refused(error)) if started.process.is_alive() => {
+                Err(given_up(server, Miss::Refused(Box::new(started), error)))
+            }
+            Err(Fed::Refused(error) | Fed::Lost(error)) => {
+                let error = spawn::with_last_words(error, &started.process.run);
+                let ended = started.process.kill().and_then(|()| Process::forget(folder));
+                let miss = given_up(server, Miss::Lost(error));
+                Err(ended.map_or_else(Miss::Final, |()| miss))
+            }
+            Err(Fed::Final(error)) => Err(Miss::Final(error)),
+        }
+    }
+
+    fn feed_lazily(&self, target: &Target<'_>, started: &Started) -> Result<(), Fed> {
+        let monitor = started.monitor().map_err(Fed::Final)?;
+        monitor.prepare_postcopy().map_err(Fed::Refused)?;
+        let path = started.process.run.join(socket::LAZY);
+        let _ = std::fs::remove_file(&path);
+        monitor.migrate_incoming(&path).map_err(Fed::Refused)?;
+        let deadline = Instant::now() + LOAD_PATIENCE;
+        loop {
+            match monitor.status() {
+                Ok(RunState::Inmigrate) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    started.process.wait_end(Duration::from_secs(2));
+                    return Err(self.server_failure(target).map_or(Fed::Lost(error), Fed::Final));
+                }
+            }
+            self.check_cancel("loading the snapshot's state").map_err(Fed::Final)?;
+            if Instant::now() >= deadline {
+                return Err(Fed::Lost(Error::failed("QEMU did not load its devices in time")));
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Why the server ended QEMU, if it did.
+    fn server_failure(&self, target: &Target<'_>) -> Option<Error> {
+        let (_, failure) = lazy::failure(&target.held.folder)?;
+        let what = format!("the memory of snapshot '{}' can't be read", target.snapshot.name);
+        Some(Error::new(failure.kind(), what).because(Error::failed(failure.message)))
+    }
+
+    fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Started> {
+        spawn::start(&Launch {
+            host: &self.host,
+            folder: &target.held.folder,
+            record: &target.held.record,
+            hardware: &target.snapshot.hardware,
+            chains: target.chains,
+            purpose,
+        })
+    }
+}
+
+/// How feeding a QEMU lazily went wrong.
+enum Fed {
+    /// QEMU said no, and waits on.
+    Refused(Error),
+    /// QEMU is gone, or of no use.
+    Lost(Error),
+    /// The image, or the user.
+    Final(Error),
+}
+
+fn why_eager(error: &Error) -> String {
+    let words = [vec![error.to_string()], error.causes()].concat();
+    format!(
+        "all memory was loaded before the guest ran: a lazy restore is not possible here ({})",
+        words.join(": ")
+    )
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, man, snapshot, vm};
+use crate::commands::{completions, doctor, guard, man, snapshot, vm};
 
 /// Restore points for QEMU virtual machines.
 ///
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     /// Create, restore and look at snapshots
     #[command(subcommand, visible_alias = "snap", arg_required_else_help = true)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Run a command on the host; bring the VM back if it fails
+    Guard(guard::GuardArguments),
     /// Check that this host has what vmrewind needs
     Doctor(doctor::DoctorArguments),
     /// Print the completion script of a shell

@@ -32,7 +32,7 @@ use crate::session::Session;
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == vmrewind_engine::GUARD_COMMAND) {
-        return guard(words.get(2));
+        return guard_a_pause(words.get(2));
     }
     if words.get(1).is_some_and(|word| word == vmrewind_engine::PAGES_COMMAND) {
         return serve_pages(&words);
@@ -48,7 +48,7 @@ fn run(arguments: Arguments) -> ExitCode {
     let done =
         Session::start(arguments.global).and_then(|session| commands::run(&session, arguments.command));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             printer.print(&error);
             exit_code(&error)
@@ -71,7 +71,7 @@ fn serve_pages(words: &[OsString]) -> ExitCode {
 }
 
 /// Watches over a pause for another vmrewind; nobody reads what it prints.
-fn guard(run: Option<&OsString>) -> ExitCode {
+fn guard_a_pause(run: Option<&OsString>) -> ExitCode {
     match run.map(|run| vmrewind_engine::watch_pause(Path::new(run))) {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(_)) => ExitCode::FAILURE,

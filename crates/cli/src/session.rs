@@ -42,7 +42,15 @@ impl Session {
     /// # Errors
     /// What keeps the root from being opened.
     pub(crate) fn engine(&self) -> Result<Engine> {
-        Engine::open(&self.root()?, self.host()?)
+        Engine::open(&self.root()?, self.host(&self.cancel)?)
+    }
+
+    /// The same for work that must be ended whatever the user presses: the way back after a failure.
+    ///
+    /// # Errors
+    /// As [`Session::engine`].
+    pub(crate) fn unstoppable_engine(&self) -> Result<Engine> {
+        Engine::open(&self.root()?, self.host(&Cancel::default())?)
     }
 
     /// The root folder: the option or variable, else the user's own.
@@ -61,14 +69,14 @@ impl Session {
         }
     }
 
-    fn host(&self) -> Result<Host> {
+    fn host(&self, cancel: &Cancel) -> Result<Host> {
         let helper = std::env::current_exe()
             .map_err(|error| Error::failed("cannot find the program's own file").because(error))?;
         Ok(Host {
             clock: host::clock()?,
             random: host::random()?,
             progress: progress::for_output(&self.output),
-            cancel: self.cancel.clone(),
+            cancel: cancel.clone(),
             helper,
             steps: host::steps(),
         })

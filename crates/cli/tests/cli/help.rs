@@ -22,6 +22,7 @@ const COMMANDS: &[&str] = &[
     "snapshot delete",
     "snapshot rename",
     "snapshot verify",
+    "guard",
     "doctor",
 ];
 

@@ -103,3 +103,33 @@ fn colours() {
     let (screen, _) = Terminal::run(&sandbox, "NO_COLOR=1 vmrewind vm list").end();
     assert!(!screen.contains('\u{1b}'), "{screen:?}");
 }
+
+/// A guarded command has the terminal as if it had been started by the shell: it can ask, be stopped by Ctrl-Z and go on,
+/// and Ctrl-C ends it, which brings the VM back. What it did to the terminal's modes does not stay.
+#[test]
+fn a_guarded_command_has_the_terminal() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    std::fs::write(sandbox.folder().join("asks"), "read x; printf 'name? '; read x; echo hello $x").unwrap();
+    let line = "set -m; vmrewind guard web -- sh asks; echo is stopped; fg; echo status $?";
+    let mut terminal = Terminal::run(&sandbox, line);
+    // One that has read a line has the terminal, so that the next key is for it.
+    terminal.press("\n");
+    terminal.wait_for("name? ");
+    terminal.press("\u{1a}");
+    terminal.wait_for("is stopped");
+    terminal.press("you\n");
+    for words in ["hello you", "web@guard-1 is kept", "status 0"] {
+        terminal.wait_for(words);
+    }
+
+    std::fs::write(sandbox.folder().join("raw"), "stty raw isig; echo ready; sleep 1000").unwrap();
+    let line = "vmrewind guard web --drop -- sh raw; echo status $?; stty -a";
+    let mut terminal = Terminal::run(&sandbox, line);
+    terminal.wait_for("ready");
+    terminal.press("\u{3}");
+    terminal.wait_for("guard: interrupted; web: back at 'guard-2'");
+    terminal.wait_for("status 130");
+    let (screen, _) = terminal.end();
+    assert!(screen.contains(" icanon"), "the terminal is left raw: {screen}");
+}

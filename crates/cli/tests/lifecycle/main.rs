@@ -9,6 +9,7 @@ mod clock;
 mod failures;
 mod forward_and_back;
 mod grades;
+mod guard;
 mod layers;
 mod lazy;
 mod machines;

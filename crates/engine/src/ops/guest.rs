@@ -2,7 +2,7 @@
 //!
 //! Neither can make an operation fail that is done already: without an agent the result says what was not done.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::{Agent, GuestExit};
@@ -34,15 +34,23 @@ impl Engine {
     /// command does not end in time (it goes on in the guest then); `Interrupted`.
     pub fn run_inside(&self, name: &VmName, command: &str, timeout: Duration) -> Result<GuestExit> {
         let seen = self.look(name)?;
-        let Some(process) = Process::find(&seen.folder)? else {
-            return Err(Error::refused(format!("VM '{name}' does not run"))
-                .hint(format!("`vmrewind vm start {name}` starts it")));
-        };
+        let process = running(name, Process::find(&seen.folder)?)?;
         let doing = || format!("cannot run a command in the guest of VM '{name}'");
         let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
         let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), &process.run)
             .map_err(|error| error.while_doing(doing()))?;
         agent.exec("/bin/sh", &["-c", command], timeout).map_err(|error| error.while_doing(doing()))
+    }
+
+    /// The socket of a running VM's guest agent; none where its command line has no channel on a socket.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused` where the VM does not run.
+    pub fn guest_agent(&self, name: &VmName) -> Result<Option<PathBuf>> {
+        let seen = self.look(name)?;
+        let process = running(name, Process::find(&seen.folder)?)?;
+        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
+        Ok(line.guest_agent().map(|channel| PathBuf::from(channel.socket)))
     }
 
     /// Sets the clock of a guest that was brought back. Where that can't be done, gives the words that say so.
@@ -68,4 +76,11 @@ impl Engine {
         let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), guest.run)?;
         agent.set_clock(self.host.clock.now())
     }
+}
+
+fn running(name: &VmName, process: Option<Process>) -> Result<Process> {
+    process.ok_or_else(|| {
+        Error::refused(format!("VM '{name}' does not run"))
+            .hint(format!("`vmrewind vm start {name}` starts it"))
+    })
 }

@@ -37,7 +37,7 @@ impl Engine {
     /// As [`Engine::snapshot_delete`].
     pub fn snapshot_delete_plan(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
-        Ok(plan(&held, addresses)?.0)
+        Ok(plan(&held, addresses, StillRead::Refuse)?.0)
     }
 
     /// Deletes snapshots of one VM, all or none.
@@ -47,7 +47,20 @@ impl Engine {
     /// snapshots of several VMs.
     pub fn snapshot_delete(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
-        let (plan, redo) = plan(&held, addresses)?;
+        let (plan, redo) = plan(&held, addresses, StillRead::Refuse)?;
+        self.ledger(&held.folder).commit("snapshot delete", &redo)?;
+        Ok(plan)
+    }
+
+    /// Takes a snapshot off the list and frees its memory. Layers of it that are still read stay, as layers of those who
+    /// read them, and go with these.
+    ///
+    /// # Errors
+    /// `Refused` where a clone that was not started yet needs its memory; `NotFound`, `Busy`.
+    pub fn snapshot_drop(&self, address: &Address) -> Result<DeletePlan> {
+        let addresses = std::slice::from_ref(address);
+        let held = self.hold_all(addresses)?;
+        let (plan, redo) = plan(&held, addresses, StillRead::Keep)?;
         self.ledger(&held.folder).commit("snapshot delete", &redo)?;
         Ok(plan)
     }
@@ -63,7 +76,16 @@ impl Engine {
     }
 }
 
-fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
+/// What to do about a layer that somebody still reads through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StillRead {
+    /// Refuse the whole request: no space would be freed.
+    Refuse,
+    /// Leave the layer to its readers.
+    Keep,
+}
+
+fn plan(held: &Held, addresses: &[Address], still_read: StillRead) -> Result<(DeletePlan, RedoPlan)> {
     let mut doomed: Vec<&Manifest> = Vec::new();
     for address in addresses {
         let manifest = held.snapshots.by_name(&held.record, &address.snapshot)?;
@@ -77,6 +99,9 @@ fn plan(held: &Held, addresses: &[Address]) -> Result<(DeletePlan, RedoPlan)> {
     let readers = readers(&held.record, &held.snapshots.0, &clones, &ids);
     for manifest in &doomed {
         refuse_cloned(held, manifest, &clones)?;
+        if still_read == StillRead::Keep {
+            continue;
+        }
         refuse_needed(held, manifest, |disk, layer| {
             readers.get(&(disk.to_owned(), layer.clone())).cloned().unwrap_or_default()
         })?;

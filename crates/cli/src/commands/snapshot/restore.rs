@@ -49,7 +49,7 @@ pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(),
 }
 
 /// `web: back at 'before' (eager), running after 305 ms`, then what is kept and what to know.
-fn describe(view: &RestoreView) -> String {
+pub(crate) fn describe(view: &RestoreView) -> String {
     let when = view.start_ms.map(|ms| format!(" after {}", duration_ms(ms))).unwrap_or_default();
     let mode = match view.mode {
         RestoreMode::Lazy => "lazy",

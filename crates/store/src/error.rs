@@ -6,8 +6,8 @@
 use std::fmt;
 use std::io;
 
-use crate::ImageId;
 use crate::storage::Storage;
+use crate::{ImageId, ObjectHash, ObjectKind, PackId};
 
 /// Failure of an operation on a store.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,52 @@ pub enum StoreError {
         /// Text that was given.
         text: String,
     },
+    /// The text is not a hash.
+    #[error("{text:?} is not a hash: 64 lower-case hexadecimal digits are expected")]
+    BadHash {
+        /// Text that was given.
+        text: String,
+    },
+    /// A file of the store that is not an image's is not what was written.
+    #[error("{path} is damaged in its {what}: {place}")]
+    DamagedFile {
+        /// The file.
+        path: String,
+        /// Part of the file that is affected.
+        what: Part,
+        /// Where in that part, and what is wrong there.
+        place: String,
+    },
+    /// A file of the store was written by a later version of this program.
+    #[error("{path} has format version {version}; this program reads up to version {supported}")]
+    NewerFile {
+        /// The file.
+        path: String,
+        /// Version found in it.
+        version: u32,
+        /// Highest version that is understood.
+        supported: u32,
+    },
+    /// An object's bytes are not those that it is named by.
+    #[error("{kind} {object} is damaged in pack {pack}: {place}")]
+    DamagedObject {
+        /// The object.
+        object: ObjectHash,
+        /// What it is for.
+        kind: ObjectKind,
+        /// Pack that holds it.
+        pack: PackId,
+        /// What is wrong with it.
+        place: String,
+    },
+    /// No pack holds an object that is needed.
+    #[error("{kind} {object} is in no pack of the store")]
+    MissingObject {
+        /// The object.
+        object: ObjectHash,
+        /// What it is for.
+        kind: ObjectKind,
+    },
     /// The caller asked for something that the image cannot hold or does not have.
     #[error("image {image}: {what}")]
     Invalid {
@@ -104,6 +150,12 @@ pub enum Part {
     Page,
     /// An attachment's data.
     Attachment,
+    /// A pack's list of what is in it.
+    Directory,
+    /// A node of an image's tree.
+    Node,
+    /// The sorted part of an index segment.
+    Entries,
 }
 
 impl fmt::Display for Part {
@@ -114,6 +166,9 @@ impl fmt::Display for Part {
             Part::Tables => "tables",
             Part::Page => "page data",
             Part::Attachment => "attachment data",
+            Part::Directory => "directory",
+            Part::Node => "node",
+            Part::Entries => "entries",
         })
     }
 }

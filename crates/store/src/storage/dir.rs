@@ -9,13 +9,16 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FlockOperation};
 
-use super::{Storage, StorageFile};
+use super::{LockKind, Storage, StorageFile};
 
 /// Attempts to create a file that sweeps of other processes keep removing before it is locked.
 const CREATE_ATTEMPTS: usize = 16;
+/// Time between two attempts to take a lock that others have.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// A folder that holds a store's files.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl Storage for DirStorage {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             // Between creation and lock, a sweep may have taken the file for abandoned: it holds the lock for a moment,
             // and the file has no name afterwards.
-            lock(&file)?;
+            wait_for_lock(&file, LockKind::Exclusive)?;
             if file.metadata()?.nlink() > 0 {
                 return Ok(Box::new(DirFile { file }));
             }
@@ -85,12 +88,37 @@ impl Storage for DirStorage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !try_lock(&file)? || !names_this_file(&path, &file)? {
+        if !try_lock(&file, LockKind::Exclusive)? || !names_this_file(&path, &file)? {
             return Ok(None);
         }
         let len = file.metadata()?.len();
         std::fs::remove_file(&path)?;
         Ok(Some(len))
+    }
+
+    fn create_empty(&self, name: &str) -> io::Result<()> {
+        let path = self.file_path(name)?;
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(
+        &self,
+        name: &str,
+        kind: LockKind,
+        wait: Option<Duration>,
+    ) -> io::Result<Option<Box<dyn StorageFile>>> {
+        let path = self.file_path(name)?;
+        let file = File::open(&path)?;
+        if !lock_within(&file, kind, wait)? {
+            return Ok(None);
+        }
+        if !names_this_file(&path, &file)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Some(Box::new(DirFile { file })))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -147,19 +175,43 @@ impl StorageFile for DirFile {
     }
 }
 
-/// Waits for the exclusive lock of `file`.
-fn lock(file: &File) -> io::Result<()> {
+/// Takes a lock of `file`; without `wait` there is no bound. Returns false when others have kept it for all of `wait`.
+fn lock_within(file: &File, kind: LockKind, wait: Option<Duration>) -> io::Result<bool> {
+    let Some(wait) = wait else { return wait_for_lock(file, kind).map(|()| true) };
+    let begun = Instant::now();
     loop {
-        match rustix::fs::flock(file, FlockOperation::LockExclusive) {
+        if try_lock(file, kind)? {
+            return Ok(true);
+        }
+        let left = wait.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        std::thread::sleep(left.min(LOCK_POLL));
+    }
+}
+
+/// Waits for a lock of `file`.
+fn wait_for_lock(file: &File, kind: LockKind) -> io::Result<()> {
+    let operation = match kind {
+        LockKind::Shared => FlockOperation::LockShared,
+        LockKind::Exclusive => FlockOperation::LockExclusive,
+    };
+    loop {
+        match rustix::fs::flock(file, operation) {
             Err(rustix::io::Errno::INTR) => {}
             result => return Ok(result?),
         }
     }
 }
 
-/// Takes the exclusive lock of `file`, or returns false when another handle has it.
-fn try_lock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+/// Takes a lock of `file`, or returns false when another handle is in the way.
+fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
+    let operation = match kind {
+        LockKind::Shared => FlockOperation::NonBlockingLockShared,
+        LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    match rustix::fs::flock(file, operation) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(errno.into()),

@@ -10,6 +10,7 @@
 mod dir;
 
 use std::io;
+use std::time::Duration;
 
 pub use dir::DirStorage;
 
@@ -31,6 +32,22 @@ pub trait Storage: Send + Sync {
     /// Removes a file that nobody holds; returns its length, or nothing when it is held or not there.
     fn remove_abandoned(&self, name: &str) -> io::Result<Option<u64>>;
 
+    /// Creates an empty file that nobody holds, if the name is not taken.
+    fn create_empty(&self, name: &str) -> io::Result<()>;
+
+    /// Locks a file, and returns the handle that holds the lock until it is dropped.
+    ///
+    /// Returns nothing when another handle, in this process or another, has kept the lock for all of `wait`; without
+    /// `wait` there is no bound. Fails with `NotFound` when the file is not there, or is gone once the lock is got. A
+    /// file that [`Storage::create`] holds is locked exclusively. Locks are a matter of handles, not of content: a locked
+    /// file can be read, written, renamed and removed.
+    fn lock(
+        &self,
+        name: &str,
+        kind: LockKind,
+        wait: Option<Duration>,
+    ) -> io::Result<Option<Box<dyn StorageFile>>>;
+
     /// Lists all names, in no particular order.
     fn list(&self) -> io::Result<Vec<String>>;
 
@@ -42,6 +59,15 @@ pub trait Storage: Send + Sync {
 
     /// Returns where `name` is, for messages to people.
     fn locate(&self, name: &str) -> String;
+}
+
+/// How a file is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// Together with other shared locks.
+    Shared,
+    /// Alone.
+    Exclusive,
 }
 
 /// One open file of a [`Storage`].

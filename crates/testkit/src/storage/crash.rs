@@ -11,19 +11,24 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use vmrewind_store::{Storage, StorageFile};
+use vmrewind_store::{LockKind, Storage, StorageFile};
 
 use super::SeededRandom;
 
 /// What is written to a disk as a whole or not at all, in bytes.
 const SECTOR: usize = 512;
+/// Longest wait for a lock before the power is looked at again.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// A storage in memory that can lose power.
 #[derive(Debug, Clone, Default)]
 pub struct CrashStorage {
     disk: Arc<Mutex<Disk>>,
+    /// Notified when a lock is released.
+    released: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +50,9 @@ struct File {
     content: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Write>,
+    /// Handles with the shared lock.
+    readers: usize,
+    /// Whether a handle has the exclusive lock.
     is_held: bool,
 }
 
@@ -95,7 +103,7 @@ impl CrashStorage {
             }
         }
         let found = Disk { files, durable_names: names.clone(), names, ..Disk::default() };
-        CrashStorage { disk: Arc::new(Mutex::new(found)) }
+        CrashStorage { disk: Arc::new(Mutex::new(found)), released: Arc::default() }
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -103,7 +111,7 @@ impl CrashStorage {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, file: usize, holds: bool) -> Box<dyn StorageFile> {
+    fn handle(&self, file: usize, holds: Option<LockKind>) -> Box<dyn StorageFile> {
         Box::new(Handle { storage: self.clone(), file, holds })
     }
 }
@@ -119,12 +127,12 @@ impl Storage for CrashStorage {
         disk.files.push(File { is_held: true, ..File::default() });
         disk.change_names(NameChange::Link(name.to_owned(), file));
         drop(disk);
-        outcome.map(|()| self.handle(file, true))
+        outcome.map(|()| self.handle(file, Some(LockKind::Exclusive)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = self.disk().find(name)?;
-        Ok(self.handle(file, false))
+        Ok(self.handle(file, None))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -149,13 +157,43 @@ impl Storage for CrashStorage {
             disk.find(name)
                 .ok()
                 .map(|file| &disk.files[file])
-                .filter(|file| !file.is_held)
+                .filter(|file| file.is_free())
                 .map(|file| file.content.len() as u64)
         };
         if found.is_some() {
             self.remove(name)?;
         }
         Ok(found)
+    }
+
+    fn create_empty(&self, name: &str) -> io::Result<()> {
+        match self.create(name) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(
+        &self,
+        name: &str,
+        kind: LockKind,
+        wait: Option<Duration>,
+    ) -> io::Result<Option<Box<dyn StorageFile>>> {
+        let begun = Instant::now();
+        let mut disk = self.disk();
+        loop {
+            let at = disk.find(name)?;
+            if disk.files[at].take_lock(kind) {
+                drop(disk);
+                return Ok(Some(self.handle(at, Some(kind))));
+            }
+            let left = wait.map_or(Duration::MAX, |wait| wait.saturating_sub(begun.elapsed()));
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let waited = self.released.wait_timeout(disk, left.min(LOCK_POLL));
+            disk = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -228,6 +266,19 @@ impl NameChange {
 }
 
 impl File {
+    fn is_free(&self) -> bool {
+        self.readers == 0 && !self.is_held
+    }
+
+    fn take_lock(&mut self, kind: LockKind) -> bool {
+        match kind {
+            LockKind::Shared if !self.is_held => self.readers += 1,
+            LockKind::Exclusive if self.is_free() => self.is_held = true,
+            LockKind::Shared | LockKind::Exclusive => return false,
+        }
+        true
+    }
+
     /// Returns the file as it may be found after a crash.
     fn after_crash(&self, random: &mut SeededRandom) -> File {
         let mut content = self.durable.clone();
@@ -262,7 +313,7 @@ impl Write {
 struct Handle {
     storage: CrashStorage,
     file: usize,
-    holds: bool,
+    holds: Option<LockKind>,
 }
 
 impl StorageFile for Handle {
@@ -306,9 +357,15 @@ impl StorageFile for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.holds {
-            self.storage.disk().files[self.file].is_held = false;
+        let Some(kind) = self.holds else { return };
+        let mut disk = self.storage.disk();
+        let file = &mut disk.files[self.file];
+        match kind {
+            LockKind::Shared => file.readers -= 1,
+            LockKind::Exclusive => file.is_held = false,
         }
+        drop(disk);
+        self.storage.released.notify_all();
     }
 }
 

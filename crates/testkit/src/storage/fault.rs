@@ -4,8 +4,9 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use vmrewind_store::{Storage, StorageFile};
+use vmrewind_store::{LockKind, Storage, StorageFile};
 
 /// An operation that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,20 @@ impl Storage for FaultStorage {
     fn remove_abandoned(&self, name: &str) -> io::Result<Option<u64>> {
         self.begin(Operation::Remove)?;
         self.inner.remove_abandoned(name)
+    }
+
+    fn create_empty(&self, name: &str) -> io::Result<()> {
+        self.begin(Operation::Create)?;
+        self.inner.create_empty(name)
+    }
+
+    fn lock(
+        &self,
+        name: &str,
+        kind: LockKind,
+        wait: Option<Duration>,
+    ) -> io::Result<Option<Box<dyn StorageFile>>> {
+        Ok(self.inner.lock(name, kind, wait)?.map(|file| self.wrap(file)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -150,6 +150,8 @@ pub enum Part {
     Page,
     /// An attachment's data.
     Attachment,
+    /// An object of a pack.
+    Object,
     /// A pack's list of what is in it.
     Directory,
     /// A node of an image's tree.
@@ -166,6 +168,7 @@ impl fmt::Display for Part {
             Part::Tables => "tables",
             Part::Page => "page data",
             Part::Attachment => "attachment data",
+            Part::Object => "objects",
             Part::Directory => "directory",
             Part::Node => "node",
             Part::Entries => "entries",
@@ -182,6 +185,17 @@ impl StoreError {
                 StoreError::NoSpace { op, path, free_bytes: storage.free_bytes().unwrap_or(0) }
             }
             _ => StoreError::Io { op, path, source },
+        }
+    }
+
+    /// Says whether what was read is not what was written, by the hashes; not a failure of the storage to read it.
+    pub fn is_damage(&self) -> bool {
+        use StoreError::{Damaged, DamagedFile, DamagedObject, MissingObject, NewerFile, NewerFormat};
+        match self {
+            Damaged { .. } | DamagedFile { .. } | DamagedObject { .. } | MissingObject { .. } => true,
+            // A version that does not exist yet: the file cannot be used, whatever is in it.
+            NewerFile { .. } | NewerFormat { .. } => true,
+            _ => false,
         }
     }
 

@@ -32,6 +32,8 @@ mod pack;
 mod reader;
 mod storage;
 mod store;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 pub mod fuzz;

@@ -74,6 +74,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Shared {
+        Shared { storage, latched: AtomicBool::new(false) }
+    }
+
     pub(crate) fn is_latched(&self) -> bool {
         self.latched.load(Ordering::Relaxed)
     }
@@ -84,6 +88,20 @@ impl Shared {
         self.failed(op, name, source)
     }
 
+    /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
+    ///
+    /// A failure latches the store.
+    pub(crate) fn create_part(&self, name: &str) -> Result<Box<dyn StorageFile>, StoreError> {
+        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
+        let created = match self.storage.create(name) {
+            Err(error) if is_taken(&error) => {
+                self.storage.remove_abandoned(name).and_then(|_| self.storage.create(name))
+            }
+            created => created,
+        };
+        created.map_err(|error| self.write_failed("create", name, error))
+    }
+
     pub(crate) fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
         StoreError::io(&*self.storage, op, name, source)
     }
@@ -92,7 +110,7 @@ impl Shared {
 impl Store {
     /// Opens the store in `storage`, which may be empty. Nothing is written, and no image is read.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Store, StoreError> {
-        let store = Store { shared: Arc::new(Shared { storage, latched: AtomicBool::new(false) }) };
+        let store = Store { shared: Arc::new(Shared::new(storage)) };
         store.names()?;
         Ok(store)
     }

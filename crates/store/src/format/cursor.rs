@@ -63,6 +63,14 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array(field)?))
     }
 
+    /// Takes bytes that mean nothing and are zero.
+    pub(super) fn zero(&mut self, len: usize) -> Result<(), Flaw> {
+        if self.bytes(len, "unused bytes")?.iter().any(|byte| *byte != 0) {
+            return Err(self.flaw("unused bytes are not zero"));
+        }
+        Ok(())
+    }
+
     /// Takes a count that is at most `max`, and that the remaining bytes have room for at `item_len` bytes each.
     pub(super) fn count(&mut self, max: u32, item_len: usize, field: &str) -> Result<usize, Flaw> {
         let count = self.u32(field)?;

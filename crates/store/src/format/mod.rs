@@ -7,12 +7,18 @@ mod cursor;
 mod frame;
 #[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
 pub(crate) mod node;
+#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
+pub(crate) mod pack;
+#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
+pub(crate) mod segment;
 mod tables;
 
 pub(crate) use frame::{FOOTER_LEN, FOOTER_SIZE, Footer, HEADER_LEN, Header, VERSION};
 pub(crate) use tables::{
     Attachment, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PageEntry, Piece, SpaceTable, Tables, encode,
 };
+
+use std::fmt;
 
 use crate::{ImageId, PAGE_BYTES, Part, StoreError};
 
@@ -49,6 +55,22 @@ pub(crate) enum Flaw {
 impl Flaw {
     pub(crate) fn new(part: Part, place: impl Into<String>) -> Flaw {
         Flaw::Damaged(part, place.into())
+    }
+
+    /// Says where in its part the flaw is.
+    pub(crate) fn at(self, place: impl fmt::Display) -> Flaw {
+        match self {
+            Flaw::Damaged(part, what) => Flaw::Damaged(part, format!("{place}, {what}")),
+            newer @ Flaw::Newer(_) => newer,
+        }
+    }
+
+    /// Names the file that the bytes belong to, which is not an image's; `supported` is the highest version read.
+    pub(crate) fn in_file(self, path: String, supported: u32) -> StoreError {
+        match self {
+            Flaw::Newer(version) => StoreError::NewerFile { path, version, supported },
+            Flaw::Damaged(what, place) => StoreError::DamagedFile { path, what, place },
+        }
     }
 
     /// Names the image that the bytes belong to.

@@ -156,7 +156,7 @@ impl Leaf {
         };
         let groups = usize::from(cursor.u16("number of groups")?);
         let runs = usize::from(cursor.u16("number of runs")?);
-        zero(&mut cursor, 6)?;
+        cursor.zero(6)?;
         if cursor.remaining() != groups * HASH_LEN + runs * RUN_LEN {
             return Err(cursor.flaw(format_args!("{groups} groups and {runs} runs don't fill the leaf")));
         }
@@ -183,7 +183,7 @@ fn decode_run(cursor: &mut Cursor<'_>, groups: usize) -> Result<Run, Flaw> {
         group: cursor.u16("group of a run")?,
         slot: cursor.u8("slot of a run")?,
     };
-    zero(cursor, 1)?;
+    cursor.zero(1)?;
     let end = u64::from(run.first) + u64::from(run.count);
     if run.count == 0 || end > LEAF_BLOCKS || usize::from(run.group) >= groups {
         return Err(cursor.flaw(format_args!("impossible run {run:?}")));
@@ -223,7 +223,7 @@ impl Interior {
             return Err(cursor.flaw(format_args!("impossible height {height}")));
         }
         let count = usize::from(cursor.u16("number of children")?);
-        zero(&mut cursor, 8)?;
+        cursor.zero(8)?;
         if count == 0 || count > FANOUT || cursor.remaining() != count * CHILD_LEN {
             return Err(cursor.flaw(format_args!("{count} children don't fill the node")));
         }
@@ -251,11 +251,4 @@ fn header<'a>(bytes: &'a [u8], magic: [u8; 4], what: &str) -> Result<Cursor<'a>,
         return Err(Flaw::Newer(u32::from(version)));
     }
     Ok(cursor)
-}
-
-fn zero(cursor: &mut Cursor<'_>, len: usize) -> Result<(), Flaw> {
-    if cursor.bytes(len, "unused bytes")?.iter().any(|byte| *byte != 0) {
-        return Err(cursor.flaw("unused bytes are not zero"));
-    }
-    Ok(())
 }

@@ -1,18 +1,58 @@
 //! Finds objects and blocks by hash: a stack of sorted segments over the packs.
 //!
-//! The index is a cache. A segment's answers are hints, verified in the pack's directory; a pack that no segment covers
-//! gets one when the index is loaded; a lost, stale or damaged segment costs time, never data.
+//! ```text
+//!   hash ──▶ segment, segment, .. ──hint: pack, entry──▶ directory of the pack ──full hash agrees──▶ place
+//! ```
+//!
+//! The index is a cache. A pack that no segment covers gets one when the index is loaded; a lost, stale or damaged
+//! segment costs time, never data. Each process has its own view, made when it is loaded and by [`Index::reload`]; what
+//! others add later is seen then, and packs that others removed are left out from then on.
+//!
+//! Whoever stores references to what it finds here, a writer, holds the store's lock shared and has reloaded since it
+//! got it: only then the packs that are found cannot go.
 
-use std::sync::Arc;
+mod build;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use build::{NamedSegment, SEGMENT_PART_SUFFIX, SEGMENT_SUFFIX};
+pub(crate) use segment::{Segment, SegmentError, SegmentWriter};
 
 use crate::StoreError;
+use crate::format::segment::{IndexEntry, Table};
 use crate::hash::{BlockHash, ObjectHash, PackId};
-use crate::pack::{Entry, EntryNo, ObjectKind};
+use crate::pack::{Entry, EntryNo, ObjectKind, OpenPacks, PackFile, pack_of};
 use crate::store::Shared;
+
+/// Entries of packs that are put into one new segment, about: 32 MiB of memory.
+const BUILD_ENTRIES: u64 = 2 << 20;
+/// Segments are merged until each is this many times larger than all smaller ones together.
+const TIER_FACTOR: u64 = 4;
+/// Attempts to read a listing that others keep changing.
+const LIST_ATTEMPTS: usize = 16;
 
 /// All segments and packs of a store. Loaded at the first look-up.
 pub(crate) struct Index {
     shared: Arc<Shared>,
+    packs: OpenPacks,
+    view: RwLock<Option<Arc<View>>>,
+    /// Held while a view is made.
+    loading: Mutex<()>,
+    /// Set once all segments were made anew by this process.
+    was_rebuilt: AtomicBool,
+}
+
+/// What was there when it was last looked.
+#[derive(Clone, Default)]
+struct View {
+    packs: HashSet<PackId>,
+    segments: Vec<NamedSegment>,
 }
 
 /// Where an object is.
@@ -31,10 +71,23 @@ pub(crate) struct BlockPlace {
     pub(crate) slot: u8,
 }
 
+impl View {
+    /// Returns the packs that the segments know of.
+    fn covered(&self) -> HashSet<PackId> {
+        self.segments.iter().flat_map(|named| named.segment.packs()).copied().collect()
+    }
+}
+
 impl Index {
     /// Makes an index that is loaded at its first use.
     pub(crate) fn new(shared: Arc<Shared>) -> Index {
-        Index { shared }
+        Index {
+            packs: OpenPacks::new(Arc::clone(&shared)),
+            shared,
+            view: RwLock::new(None),
+            loading: Mutex::new(()),
+            was_rebuilt: AtomicBool::new(false),
+        }
     }
 
     /// Finds an object. Found in the directory of a pack that is there; its bytes are not looked at.
@@ -43,26 +96,270 @@ impl Index {
         hash: &ObjectHash,
         kind: ObjectKind,
     ) -> Result<Option<ObjectPlace>, StoreError> {
-        let _ = (&self.shared, hash, kind);
-        Ok(None)
+        let mut found = None;
+        self.each_place(hash, kind, |place, _| {
+            found = Some(place);
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `visit` with each place of an object and its pack, until it returns true.
+    pub(crate) fn each_place(
+        &self,
+        hash: &ObjectHash,
+        kind: ObjectKind,
+        mut visit: impl FnMut(ObjectPlace, &PackFile) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.each_hit(Table::Objects, hash.prefix(), |hit, pack| {
+            let number = EntryNo(hit.place);
+            match unless_damaged(pack.entry(number))?.flatten() {
+                Some(entry) if entry.hash == *hash && entry.kind == kind => {
+                    visit(ObjectPlace { pack: pack.id(), number, entry }, pack)
+                }
+                _ => Ok(false),
+            }
+        })
     }
 
     /// Finds a block by its full hash.
     pub(crate) fn find_block(&self, hash: &BlockHash) -> Result<Option<BlockPlace>, StoreError> {
-        let _ = hash;
-        Ok(None)
+        let mut found = None;
+        self.each_hit(Table::Blocks, hash.prefix(), |hit, pack| {
+            let (number, slot) = hit.as_block();
+            let Some(entry) = unless_damaged(pack.entry(number))?.flatten() else { return Ok(false) };
+            let agrees = unless_damaged(pack.block_hash(&entry, slot))?.flatten() == Some(*hash);
+            if agrees {
+                found = Some(BlockPlace { group: ObjectPlace { pack: pack.id(), number, entry }, slot });
+            }
+            Ok(agrees)
+        })?;
+        Ok(found)
     }
 
     /// Makes new packs known here, and writes a segment for them, which other processes find; merges small segments.
     ///
     /// The packs' names need to be durable. A failure to write the segment is no failure: it is written later.
     pub(crate) fn add_packs(&self, packs: &[PackId]) -> Result<(), StoreError> {
-        let _ = packs;
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut view = match self.current() {
+            Some(view) => View::clone(&view),
+            // Nothing to be made known: whoever looks first finds the packs.
+            None => return self.load().map(drop),
+        };
+        let covered = view.covered();
+        let bare: Vec<PackId> = packs.iter().filter(|id| !covered.contains(id)).copied().collect();
+        view.packs.extend(packs);
+        view.segments.extend(build::from_packs(&self.shared, &bare)?);
+        self.merge(&mut view);
+        self.set(view);
         Ok(())
     }
 
     /// Looks at the storage anew: what other processes added, what they removed.
     pub(crate) fn reload(&self) -> Result<(), StoreError> {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.load().map(drop)
+    }
+
+    /// Makes all segments anew from the packs, once in the life of this process; says whether it did.
+    pub(crate) fn rebuild(&self) -> Result<bool, StoreError> {
+        if self.was_rebuilt.swap(true, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (packs, old) = self.list()?;
+        let view = self.cover(View { packs, segments: Vec::new() })?;
+        let is_kept = |name: &String| view.segments.iter().any(|kept| kept.name.as_ref() == Some(name));
+        for name in old.iter().filter(|name| !is_kept(name)) {
+            // What cannot be removed costs look-ups, no more.
+            let _ = self.shared.storage.remove(name);
+        }
+        self.set(view);
+        Ok(true)
+    }
+
+    /// Returns the packs that are there, as last looked, in order.
+    pub(crate) fn packs(&self) -> Result<Vec<PackId>, StoreError> {
+        let mut packs: Vec<PackId> = self.view()?.packs.iter().copied().collect();
+        packs.sort_unstable();
+        Ok(packs)
+    }
+
+    /// Opens a pack; none when it is not there.
+    pub(crate) fn pack(&self, id: PackId) -> Result<Option<Arc<PackFile>>, StoreError> {
+        self.packs.get(id)
+    }
+
+    /// Calls `visit` with each hint for `prefix` and its pack, until it returns true. Packs that are gone are left out.
+    fn each_hit(
+        &self,
+        table: Table,
+        prefix: u64,
+        mut visit: impl FnMut(IndexEntry, &PackFile) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let view = self.view()?;
+        for NamedSegment { segment, .. } in &view.segments {
+            // A segment that cannot be read is as good as lost.
+            for hit in segment.hits(table, prefix).unwrap_or_default() {
+                let Some(id) = segment.pack(hit).filter(|id| view.packs.contains(id)) else { continue };
+                let Some(pack) = unless_damaged(self.packs.get(id))?.flatten() else { continue };
+                if visit(hit, &pack)? {
+                    return Ok(());
+                }
+            }
+        }
         Ok(())
+    }
+
+    fn current(&self) -> Option<Arc<View>> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, view: View) -> Arc<View> {
+        let view = Arc::new(view);
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&view));
+        view
+    }
+
+    /// Returns what was last seen; looks if that was never.
+    fn view(&self) -> Result<Arc<View>, StoreError> {
+        if let Some(view) = self.current() {
+            return Ok(view);
+        }
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current().map_or_else(|| self.load(), Ok)
+    }
+
+    /// Looks at the storage; the caller holds `loading`.
+    fn load(&self) -> Result<Arc<View>, StoreError> {
+        let known = self.current().map(|view| view.segments.clone()).unwrap_or_default();
+        let mut view = self.look(&known)?;
+        let in_memory = known.into_iter().filter(|segment| segment.name.is_none());
+        view.segments.extend(in_memory);
+        Ok(self.set(self.cover(view)?))
+    }
+
+    /// Lists packs and opens the segments that are not `known`.
+    fn look(&self, known: &[NamedSegment]) -> Result<View, StoreError> {
+        let mut attempts = 0;
+        'again: loop {
+            attempts += 1;
+            let (packs, names) = self.list()?;
+            let mut segments = Vec::with_capacity(names.len());
+            for name in names {
+                if let Some(known) = known.iter().find(|known| known.name.as_ref() == Some(&name)) {
+                    segments.push(known.clone());
+                    continue;
+                }
+                match self.open_segment(&name) {
+                    Ok(segment) => {
+                        segments.push(NamedSegment { name: Some(name), segment: Arc::new(segment) });
+                    }
+                    // Merged meanwhile, so there is another one that was not listed.
+                    Err(SegmentError::Io(error))
+                        if error.kind() == io::ErrorKind::NotFound && attempts < LIST_ATTEMPTS =>
+                    {
+                        continue 'again;
+                    }
+                    Err(SegmentError::Io(_) | SegmentError::Flaw(_)) => {}
+                }
+            }
+            return Ok(View { packs, segments });
+        }
+    }
+
+    fn open_segment(&self, name: &str) -> Result<Segment, SegmentError> {
+        Segment::open(self.shared.storage.open(name)?)
+    }
+
+    /// Lists packs and names of segments.
+    fn list(&self) -> Result<(HashSet<PackId>, Vec<String>), StoreError> {
+        let names = self.shared.storage.list().map_err(|error| self.shared.failed("list", "", error))?;
+        let packs = names.iter().filter_map(|name| pack_of(name)).collect();
+        let is_segment =
+            |name: &String| name.ends_with(SEGMENT_SUFFIX) && !name.ends_with(SEGMENT_PART_SUFFIX);
+        Ok((packs, names.into_iter().filter(is_segment).collect()))
+    }
+
+    /// Makes segments for the packs that none covers.
+    fn cover(&self, mut view: View) -> Result<View, StoreError> {
+        let mut bare: Vec<PackId> = view.packs.difference(&view.covered()).copied().collect();
+        bare.sort_unstable();
+        let mut chunk = Vec::new();
+        let mut entries = 0;
+        for id in bare {
+            let Some(pack) = unless_damaged(PackFile::open(&self.shared, id))?.flatten() else { continue };
+            chunk.push(id);
+            entries += pack.hints();
+            if entries >= BUILD_ENTRIES {
+                view.segments.extend(build::from_packs(&self.shared, &chunk)?);
+                chunk.clear();
+                entries = 0;
+            }
+        }
+        if !chunk.is_empty() {
+            view.segments.extend(build::from_packs(&self.shared, &chunk)?);
+        }
+        self.merge(&mut view);
+        Ok(view)
+    }
+
+    /// Merges small segments into one where there are too many of them. What fails is done another time.
+    fn merge(&self, view: &mut View) {
+        view.segments.sort_by_key(|named| named.segment.len());
+        let sizes: Vec<u64> = view.segments.iter().map(|named| named.segment.len()).collect();
+        let count = segments_to_merge(&sizes);
+        if count < 2 {
+            return;
+        }
+        if self.drop_damaged(view, count) {
+            return;
+        }
+        let inputs = &view.segments[..count];
+        let merged = build::merge(&self.shared, inputs, |id| view.packs.contains(id));
+        let Ok(Some(merged)) = merged else { return };
+        for name in inputs.iter().filter_map(|input| input.name.as_ref()) {
+            if merged.name.as_ref() != Some(name) {
+                let _ = self.shared.storage.remove(name);
+            }
+        }
+        view.segments.splice(..count, [merged]);
+    }
+
+    /// Removes those of the first `count` segments whose entries are damaged: their packs get new ones when the index is
+    /// next loaded. Says whether there were any.
+    fn drop_damaged(&self, view: &mut View, count: usize) -> bool {
+        let is_damaged =
+            |named: &NamedSegment| matches!(named.segment.verify_entries(), Err(SegmentError::Flaw(_)));
+        let damaged: Vec<NamedSegment> =
+            view.segments.iter().take(count).filter(|named| is_damaged(named)).cloned().collect();
+        for name in damaged.iter().filter_map(|named| named.name.as_ref()) {
+            let _ = self.shared.storage.remove(name);
+        }
+        view.segments.retain(|kept| !damaged.iter().any(|gone| Arc::ptr_eq(&gone.segment, &kept.segment)));
+        !damaged.is_empty()
+    }
+}
+
+/// Says how many of the smallest segments are to be merged, given all sizes ascending.
+fn segments_to_merge(sizes: &[u64]) -> usize {
+    let mut total = 0;
+    let mut count = 0;
+    for (at, &size) in sizes.iter().enumerate() {
+        if at > 0 && size <= total * TIER_FACTOR {
+            count = at + 1;
+        }
+        total += size;
+    }
+    count
+}
+
+/// Takes damage for absence: what a damaged directory says does not count, and what it hides is missed elsewhere.
+fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
     }
 }

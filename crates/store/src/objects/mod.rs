@@ -1,22 +1,73 @@
 //! Objects by hash, verified, with the caches that all readers of a store share.
+//!
+//! Every object is hashed when it is loaded. Where one copy is damaged and another pack has the object too, the other
+//! one is taken. An object that is not found is looked for again after the listing was read anew (a pack may have been
+//! rewritten), and once more after the index was made anew, before it is called missing.
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use crate::StoreError;
-use crate::hash::{BlockHash, ObjectHash};
-use crate::index::Index;
-use crate::pack::ObjectKind;
+use crate::hash::{BlockHash, HASH_LEN, ObjectHash};
+use crate::index::{Index, ObjectPlace};
+use crate::pack::{Decoder, ObjectKind, PackFile};
 use crate::store::Shared;
+
+/// Bytes of expanded objects that are kept.
+const CACHE_BYTES: u64 = 32 << 20;
+/// Bytes of hashes of blocks that are kept.
+const HASHES_BYTES: u64 = 16 << 20;
+/// Expected bytes of a cached object, for sizing.
+const OBJECT_BYTES: u64 = 64 << 10;
+/// Expected bytes of a group's hashes, for sizing.
+const GROUP_HASHES_BYTES: u64 = 16 * HASH_LEN as u64;
 
 /// Reads objects; shared by all readers and writers of a store.
 pub(crate) struct Objects {
     index: Index,
+    objects: Cache<(ObjectHash, ObjectKind), Arc<[u8]>, ByLength>,
+    hashes: Cache<ObjectHash, Arc<[BlockHash]>, ByLength>,
+    /// Contexts and buffers that no thread uses now.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// What a thread needs to load an object.
+struct Scratch {
+    decoder: Decoder,
+    payload: Vec<u8>,
+}
+
+/// Weighs cached values by their length in bytes.
+#[derive(Debug, Clone, Copy)]
+struct ByLength;
+
+impl<K> Weighter<K, Arc<[u8]>> for ByLength {
+    fn weight(&self, _: &K, object: &Arc<[u8]>) -> u64 {
+        object.len() as u64
+    }
+}
+
+impl<K> Weighter<K, Arc<[BlockHash]>> for ByLength {
+    fn weight(&self, _: &K, hashes: &Arc<[BlockHash]>) -> u64 {
+        (hashes.len() * HASH_LEN) as u64
+    }
 }
 
 impl Objects {
     /// Makes the reader of a store's objects. Nothing is read before the first use.
     pub(crate) fn new(shared: Arc<Shared>) -> Objects {
-        Objects { index: Index::new(shared) }
+        let items = |bytes: u64, each: u64| usize::try_from(bytes / each).unwrap_or(usize::MAX);
+        Objects {
+            index: Index::new(shared),
+            objects: Cache::with_weighter(items(CACHE_BYTES, OBJECT_BYTES), CACHE_BYTES, ByLength),
+            hashes: Cache::with_weighter(items(HASHES_BYTES, GROUP_HASHES_BYTES), HASHES_BYTES, ByLength),
+            scratch: Mutex::new(Vec::new()),
+        }
     }
 
     /// Returns the index.
@@ -24,24 +75,100 @@ impl Objects {
         &self.index
     }
 
-    /// Returns an object's bytes, verified; groups and nodes come from a cache where they were read lately.
+    /// Returns an object's bytes, verified; from a cache where it was read lately.
     pub(crate) fn read(&self, hash: &ObjectHash, kind: ObjectKind) -> Result<Arc<[u8]>, StoreError> {
-        Err(StoreError::MissingObject { object: *hash, kind })
+        if let Some(object) = self.objects.get(&(*hash, kind)) {
+            return Ok(object);
+        }
+        let mut raw = Vec::new();
+        self.read_into(hash, kind, &mut raw)?;
+        let object: Arc<[u8]> = raw.into();
+        self.objects.insert((*hash, kind), Arc::clone(&object));
+        Ok(object)
     }
 
     /// Reads an object into `raw`, which gets its length, past the cache: for bulk reads.
+    ///
+    /// After an error the content of `raw` is not to be used.
     pub(crate) fn read_into(
         &self,
         hash: &ObjectHash,
         kind: ObjectKind,
         raw: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        raw.clear();
-        Err(StoreError::MissingObject { object: *hash, kind })
+        let mut scratch = self.take_scratch();
+        let read = self.search(hash, kind, |place, pack| scratch.load(place, pack, raw));
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        read
     }
 
     /// Returns the hashes of a group's blocks, by slot.
+    ///
+    /// They are a help to compare blocks with, and not verified: a wrong one says that equal blocks differ.
     pub(crate) fn block_hashes(&self, group: &ObjectHash) -> Result<Arc<[BlockHash]>, StoreError> {
-        Err(StoreError::MissingObject { object: *group, kind: ObjectKind::Group })
+        if let Some(hashes) = self.hashes.get(group) {
+            return Ok(hashes);
+        }
+        let found: Arc<[BlockHash]> =
+            self.search(group, ObjectKind::Group, |place, pack| pack.block_hashes(&place.entry))?.into();
+        self.hashes.insert(*group, Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// Applies `load` to the places of an object until it succeeds; widens the search before it gives up.
+    fn search<T>(
+        &self,
+        object: &ObjectHash,
+        kind: ObjectKind,
+        mut load: impl FnMut(ObjectPlace, &PackFile) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut damage = None;
+        for effort in 0..3 {
+            match effort {
+                0 => {}
+                1 => self.index.reload()?,
+                _ if damage.is_none() && self.index.rebuild()? => {}
+                _ => break,
+            }
+            let mut found = None;
+            self.index.each_place(object, kind, |place, pack| match load(place, pack) {
+                Ok(loaded) => {
+                    found = Some(loaded);
+                    Ok(true)
+                }
+                Err(error) if error.is_damage() => {
+                    damage.get_or_insert(error);
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            })?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        Err(damage.unwrap_or(StoreError::MissingObject { object: *object, kind }))
+    }
+
+    fn take_scratch(&self) -> Scratch {
+        let free = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| Scratch { decoder: Decoder::new(), payload: Vec::new() })
+    }
+}
+
+impl Scratch {
+    /// Reads, expands and verifies an object.
+    fn load(&mut self, place: ObjectPlace, pack: &PackFile, raw: &mut Vec<u8>) -> Result<(), StoreError> {
+        let ObjectPlace { pack: pack_id, entry, .. } = place;
+        pack.payload(&entry, &mut self.payload)?;
+        raw.resize(entry.raw_len as usize, 0);
+        let decoded = self.decoder.decode(entry.encoding, &self.payload, raw);
+        let verified = decoded
+            .and_then(|()| if ObjectHash::of(raw) == entry.hash { Ok(()) } else { Err("its hash is wrong") });
+        verified.map_err(|what| StoreError::DamagedObject {
+            object: entry.hash,
+            kind: entry.kind,
+            pack: pack_id,
+            place: format!("at byte {}: {what}", entry.offset),
+        })
     }
 }

@@ -8,15 +8,24 @@
 //! A pack never changes once it has its final name. The bytes are drawn in `docs/format.md`.
 
 mod codec;
+mod file;
+mod open;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;
 
 pub(crate) use codec::{Decoder, Encoder};
+pub(crate) use file::PackFile;
+pub(crate) use open::OpenPacks;
 pub(crate) use writer::{NewObject, PackWriter, SealedPack};
 
 use crate::block::BlockSize;
-use crate::hash::ObjectHash;
+use crate::hash::{ObjectHash, PackId};
+
+/// Ends the name of a complete pack.
+const PACK_SUFFIX: &str = ".pack";
 
 /// What an object is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,4 +82,14 @@ impl fmt::Display for ObjectKind {
             ObjectKind::Blob => "blob",
         })
     }
+}
+
+/// Returns the name of a complete pack's file.
+pub(crate) fn pack_name(id: &PackId) -> String {
+    format!("{id}{PACK_SUFFIX}")
+}
+
+/// Takes a file's name for that of a complete pack.
+pub(crate) fn pack_of(name: &str) -> Option<PackId> {
+    name.strip_suffix(PACK_SUFFIX)?.parse().ok()
 }

@@ -1,16 +1,49 @@
 //! Writes one pack; several threads may append at once.
+//!
+//! ```text
+//!   begin ─▶ X.pack.part: header ─append─▶ payloads ─finish─▶ directory, footer, sync ─rename─▶ PACKID.pack
+//!               └── dropped, or a write fails: the part file is removed
+//! ```
+//!
+//! An append reserves its place under a lock, and writes outside of it. The directory is in memory until the pack is
+//! finished, so objects can be found and compared before.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Encoding, Entry, EntryNo, ObjectKind};
+use super::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind, pack_name};
 use crate::StoreError;
 use crate::block::BlockSize;
+use crate::format::pack::{Directory, MAX_ENTRIES, PACK_HEADER_LEN, PackFooter, encode_pack_header};
 use crate::hash::{BlockHash, ObjectHash, PackId};
+use crate::storage::StorageFile;
 use crate::store::Shared;
+
+/// Payload of a full pack in bytes.
+pub(crate) const PACK_BYTES: u64 = 64 << 20;
+/// Blocks of a full pack: their hashes take 8 MiB of memory while it is written.
+const FULL_BLOCKS: usize = 1 << 18;
+/// Objects of a full pack.
+const FULL_ENTRIES: usize = 1 << 17;
+/// Written bytes after which the system is told to start writing them to the disk.
+const WRITEBACK_BYTES: u64 = 16 << 20;
 
 /// A pack that is being written. When it is dropped its file is removed.
 pub(crate) struct PackWriter {
     shared: Arc<Shared>,
+    /// Temporary name, until it has been renamed.
+    part: String,
+    file: Box<dyn StorageFile>,
+    state: Mutex<State>,
+    is_finished: bool,
+}
+
+struct State {
+    directory: Directory,
+    /// Where the next payload goes.
+    end: u64,
+    /// End of what the system was told to write to the disk.
+    written_back: u64,
 }
 
 /// An object that is to be appended.
@@ -38,42 +71,154 @@ pub(crate) struct SealedPack {
 }
 
 impl PackWriter {
-    /// Begins a pack under the temporary name `part`, which ends in `.pack.part`.
+    /// Begins a pack under the temporary name `part`, which ends in `.pack.part`; one without a writer is replaced.
     pub(crate) fn begin(shared: Arc<Shared>, part: &str) -> Result<PackWriter, StoreError> {
-        let _ = part;
-        Ok(PackWriter { shared })
+        let file = shared.create_part(part)?;
+        let state = State { directory: Directory::default(), end: PACK_HEADER_LEN as u64, written_back: 0 };
+        let part = part.to_owned();
+        let writer = PackWriter { shared, part, file, state: Mutex::new(state), is_finished: false };
+        writer.write(0, &encode_pack_header())?;
+        Ok(writer)
     }
 
     /// Appends an object; when this returns it can be read by its entry.
     ///
     /// Does not look whether the pack has the object already. Fails with [`StoreError::Latched`] after any write failed.
     pub(crate) fn append(&self, object: NewObject<'_>) -> Result<EntryNo, StoreError> {
-        let _ = (&self.shared, object);
-        Err(StoreError::Latched)
+        if self.shared.is_latched() {
+            return Err(StoreError::Latched);
+        }
+        let mut state = self.state();
+        let Some((number, offset)) = state.reserve(&object) else {
+            drop(state);
+            let full = io::ErrorKind::FileTooLarge.into();
+            return Err(self.shared.write_failed("append to", &self.part, full));
+        };
+        let writeback = state.writeback();
+        drop(state);
+        if let Some((start, len)) = writeback {
+            // A hint: what it fails to do, the sync does.
+            let _ = self.file.start_writeback(start, len);
+        }
+        self.write(offset, object.payload)?;
+        Ok(number)
+    }
+
+    /// Says whether the pack is large enough to be finished.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.state();
+        let Directory { entries, blocks } = &state.directory;
+        state.payload_bytes() >= PACK_BYTES || entries.len() >= FULL_ENTRIES || blocks.len() >= FULL_BLOCKS
     }
 
     /// Returns the bytes of payload so far.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        0
+        self.state().payload_bytes()
     }
 
     /// Returns an entry of the directory as it is now.
     pub(crate) fn entry(&self, entry: EntryNo) -> Option<Entry> {
-        let _ = entry;
-        None
+        self.state().directory.entries.get(entry.0 as usize).copied()
     }
 
     /// Returns the hash of one block of a group.
     pub(crate) fn block_hash(&self, entry: EntryNo, slot: u8) -> Option<BlockHash> {
-        let _ = (entry, slot);
-        None
+        let state = self.state();
+        let entry = state.directory.entries.get(entry.0 as usize)?;
+        state.directory.block_hashes(entry).get(usize::from(slot)).copied()
     }
 
     /// Writes directory and footer, syncs, and gives the file its final name.
     ///
     /// Of threads that share the writer in an `Arc`, the last one gets it by `Arc::into_inner`. None is returned for a
     /// pack without objects, whose file is removed.
-    pub(crate) fn finish(self) -> Result<Option<SealedPack>, StoreError> {
-        Err(StoreError::Latched)
+    pub(crate) fn finish(mut self) -> Result<Option<SealedPack>, StoreError> {
+        if self.shared.is_latched() {
+            return Err(StoreError::Latched);
+        }
+        let (directory, end) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.directory), state.end)
+        };
+        if directory.entries.is_empty() {
+            return Ok(None);
+        }
+        let mut tail = directory.encode();
+        // Both numbers are bounded when objects are appended.
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let (entries, blocks) = (count(directory.entries.len()), count(directory.blocks.len()));
+        drop(directory);
+        let id = PackId::of(&tail);
+        let footer = PackFooter { directory_offset: end, entries, blocks, id };
+        tail.extend_from_slice(&footer.encode());
+        self.write(end, &tail)?;
+        let failed = |op, error| self.shared.write_failed(op, &self.part, error);
+        self.file.sync().map_err(|error| failed("sync", error))?;
+        self.shared.storage.rename(&self.part, &pack_name(&id)).map_err(|error| failed("rename", error))?;
+        self.is_finished = true;
+        Ok(Some(SealedPack { id, entries, stored_bytes: footer.file_len() }))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        let written = self.file.write_at(offset, data);
+        written.map_err(|error| self.shared.write_failed("write", &self.part, error))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A thread that died has reported it; the directory is changed in one step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn payload_bytes(&self) -> u64 {
+        self.end - PACK_HEADER_LEN as u64
+    }
+
+    /// Enters an object in the directory; returns its number and where its payload goes. None when the pack has no room.
+    fn reserve(&mut self, object: &NewObject<'_>) -> Option<(EntryNo, u64)> {
+        let Directory { entries, blocks } = &mut self.directory;
+        let number = u32::try_from(entries.len()).ok().filter(|number| number + 1 < MAX_ENTRIES)?;
+        let stored_len = u32::try_from(object.payload.len()).ok()?;
+        let group = match object.blocks {
+            Some((size, hashes)) => {
+                let count = u8::try_from(hashes.len()).ok()?;
+                let first = u32::try_from(blocks.len()).ok()?;
+                blocks.extend_from_slice(hashes);
+                Some(GroupBlocks { size, count, first })
+            }
+            None => None,
+        };
+        let offset = self.end;
+        entries.push(Entry {
+            hash: object.hash,
+            kind: object.kind,
+            encoding: object.encoding,
+            offset,
+            stored_len,
+            raw_len: object.raw_len,
+            blocks: group,
+        });
+        self.end += u64::from(stored_len);
+        Some((EntryNo(number), offset))
+    }
+
+    /// Returns the range that the system is to be told about now.
+    fn writeback(&mut self) -> Option<(u64, u64)> {
+        let (start, len) = (self.written_back, self.end - self.written_back);
+        if len < WRITEBACK_BYTES {
+            return None;
+        }
+        self.written_back = self.end;
+        Some((start, len))
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // What stays is swept later as a part file without a writer.
+            let _ = self.shared.storage.remove(&self.part);
+        }
     }
 }

@@ -1,0 +1,161 @@
+//! A complete pack that is read: single entries, hashes and payloads by small reads, or the directory as a whole.
+//!
+//! Opening reads the footer only. Entries that are read one by one are not verified by the directory's hash: what they
+//! lead to is, by its own.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Entry, EntryNo, pack_name};
+use crate::Part;
+use crate::StoreError;
+use crate::format::Flaw;
+use crate::format::pack::{
+    Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PACK_VERSION, PackFooter, check_pack_header,
+};
+use crate::hash::{BlockHash, HASH_LEN, PackId};
+use crate::storage::StorageFile;
+use crate::store::Shared;
+
+/// An open pack; it can be read on when its name is gone.
+pub(crate) struct PackFile {
+    shared: Arc<Shared>,
+    id: PackId,
+    footer: PackFooter,
+    file: Box<dyn StorageFile>,
+}
+
+impl PackFile {
+    /// Opens a pack; none when it is not there.
+    pub(crate) fn open(shared: &Arc<Shared>, id: PackId) -> Result<Option<PackFile>, StoreError> {
+        let name = pack_name(&id);
+        let file = match shared.storage.open(&name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(shared.failed("open", &name, error)),
+        };
+        let len = file.len().map_err(|error| shared.failed("read", &name, error))?;
+        let mut bytes = [0; PACK_FOOTER_LEN];
+        let flawed = |flaw: Flaw| flaw.in_file(shared.storage.locate(&name), PACK_VERSION);
+        let Some(offset) = len.checked_sub(PACK_FOOTER_LEN as u64) else {
+            return Err(flawed(Flaw::new(Part::Footer, format!("the file has only {len} bytes"))));
+        };
+        file.read_at(offset, &mut bytes).map_err(|error| shared.failed("read", &name, error))?;
+        let footer = PackFooter::decode(&bytes, len).map_err(flawed)?;
+        if footer.id != id {
+            return Err(flawed(Flaw::new(Part::Footer, format!("it belongs to pack {}", footer.id))));
+        }
+        Ok(Some(PackFile { shared: Arc::clone(shared), id, footer, file }))
+    }
+
+    /// Returns the pack's id.
+    pub(crate) fn id(&self) -> PackId {
+        self.id
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn entries(&self) -> u32 {
+        self.footer.entries
+    }
+
+    /// Returns how many objects and blocks an index has to know for this pack.
+    pub(crate) fn hints(&self) -> u64 {
+        u64::from(self.footer.entries) + u64::from(self.footer.blocks)
+    }
+
+    /// Returns the length of the file in bytes.
+    pub(crate) fn file_len(&self) -> u64 {
+        self.footer.file_len()
+    }
+
+    /// Reads one entry; none when the pack has no such number.
+    pub(crate) fn entry(&self, number: EntryNo) -> Result<Option<Entry>, StoreError> {
+        let Some(offset) = self.footer.entry_offset(number) else { return Ok(None) };
+        let mut bytes = [0; ENTRY_LEN];
+        self.read(offset, &mut bytes, Part::Directory)?;
+        let decoded = Entry::decode(&bytes, &self.footer);
+        let place = format_args!("entry {}", number.0).to_string();
+        decoded.map(Some).map_err(|flaw| self.flawed(flaw.at(place)))
+    }
+
+    /// Reads the hash of one block of a group; none when the entry has no such block.
+    pub(crate) fn block_hash(&self, entry: &Entry, slot: u8) -> Result<Option<BlockHash>, StoreError> {
+        let Some(blocks) = entry.blocks.filter(|blocks| slot < blocks.count) else { return Ok(None) };
+        let mut bytes = [0; HASH_LEN];
+        let offset = self.footer.block_hash_offset(blocks.first + u32::from(slot));
+        self.read(offset, &mut bytes, Part::Directory)?;
+        Ok(Some(BlockHash::from_bytes(bytes)))
+    }
+
+    /// Reads the hashes of a group's blocks, by slot; nothing for what is not a group.
+    pub(crate) fn block_hashes(&self, entry: &Entry) -> Result<Vec<BlockHash>, StoreError> {
+        let Some(blocks) = entry.blocks else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; usize::from(blocks.count) * HASH_LEN];
+        self.read(self.footer.block_hash_offset(blocks.first), &mut bytes, Part::Directory)?;
+        Ok(bytes.as_chunks::<HASH_LEN>().0.iter().map(|hash| BlockHash::from_bytes(*hash)).collect())
+    }
+
+    /// Reads an object's stored bytes into `payload`, which gets their length. They are not verified here.
+    pub(crate) fn payload(&self, entry: &Entry, payload: &mut Vec<u8>) -> Result<(), StoreError> {
+        // Bounded when the entry was decoded: by the file's length.
+        payload.resize(entry.stored_len as usize, 0);
+        self.read(entry.offset, payload, Part::Object)
+    }
+
+    /// Reads and verifies the whole directory.
+    pub(crate) fn directory(&self) -> Result<Directory, StoreError> {
+        // Not longer than the file, as the footer's lengths add up to the file's.
+        let mut bytes = vec![0; usize::try_from(self.footer.directory_len()).unwrap_or(0)];
+        self.read(self.footer.directory_offset, &mut bytes, Part::Directory)?;
+        Directory::decode(&bytes, &self.footer).map_err(|flaw| self.flawed(flaw))
+    }
+
+    /// Calls `each` with every entry and the hashes of its blocks.
+    ///
+    /// Of a damaged directory, entries that make no sense are left out: the others still lead to objects, which are
+    /// verified by their own hashes.
+    pub(crate) fn each_entry(
+        &self,
+        mut each: impl FnMut(EntryNo, &Entry, &[BlockHash]),
+    ) -> Result<(), StoreError> {
+        match self.directory() {
+            Ok(directory) => {
+                for (number, entry) in directory.numbered() {
+                    each(number, entry, directory.block_hashes(entry));
+                }
+                return Ok(());
+            }
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        for number in (0..self.footer.entries).map(EntryNo) {
+            match self.entry(number) {
+                Ok(Some(entry)) => each(number, &entry, &self.block_hashes(&entry)?),
+                Err(error) if !error.is_damage() => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and verifies the header.
+    pub(crate) fn check_header(&self) -> Result<(), StoreError> {
+        let mut bytes = [0; PACK_HEADER_LEN];
+        self.read(0, &mut bytes, Part::Header)?;
+        check_pack_header(&bytes).map_err(|flaw| self.flawed(flaw))
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8], what: Part) -> Result<(), StoreError> {
+        self.file.read_at(offset, buf).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let end = offset + buf.len() as u64;
+                self.flawed(Flaw::new(what, format!("the file ends before byte {end}")))
+            }
+            _ => self.shared.failed("read", &pack_name(&self.id), error),
+        })
+    }
+
+    fn flawed(&self, flaw: Flaw) -> StoreError {
+        flaw.in_file(self.shared.storage.locate(&pack_name(&self.id)), PACK_VERSION)
+    }
+}

@@ -252,3 +252,128 @@ fn header<'a>(bytes: &'a [u8], magic: [u8; 4], what: &str) -> Result<Cursor<'a>,
     }
     Ok(cursor)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Blocks = BTreeMap<u16, (u8, u8)>;
+
+    /// Blocks of a leaf, each with the tag of its group and its slot; consecutive ones are frequent.
+    fn blocks() -> impl Strategy<Value = Blocks> {
+        let stretch = (0..1024_u16, 1..40_u16, 0..20_u8, 0..=254_u8);
+        prop::collection::vec(stretch, 0..60).prop_map(|stretches| {
+            let place = |(first, count, group, slot): (u16, u16, u8, u8)| {
+                (first..1024).zip(slot..=254).take(usize::from(count)).map(move |(b, s)| (b, (group, s)))
+            };
+            stretches.into_iter().flat_map(place).collect()
+        })
+    }
+
+    fn leaf_of(blocks: &Blocks) -> Leaf {
+        let named = blocks.iter().map(|(&block, &(group, slot))| (block, ObjectHash::of(&[group]), slot));
+        Leaf::from_blocks(BlockSize::Page4K, named)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        // A leaf that gives another page than was put would be a guest's memory corrupted, with every hash right.
+        #[test]
+        fn a_leaf_finds_each_block(blocks in blocks()) {
+            let leaf = leaf_of(&blocks);
+            let decoded = Leaf::decode(&leaf.encode()).expect("it was encoded");
+            prop_assert_eq!(&decoded, &leaf);
+            for block in 0..1024 {
+                let found = decoded.lookup(block).map(|(group, slot)| (decoded.groups[group], slot));
+                let expected = blocks.get(&block).map(|&(group, slot)| (ObjectHash::of(&[group]), slot));
+                prop_assert_eq!(found, expected, "block {}", block);
+            }
+            let listed: Vec<_> = decoded.blocks().map(|(b, g, s)| (b, decoded.groups[g], s)).collect();
+            let expected: Vec<_> = blocks.iter().map(|(&b, &(g, s))| (b, ObjectHash::of(&[g]), s)).collect();
+            prop_assert_eq!(listed, expected);
+            prop_assert_eq!(decoded.data_blocks(), blocks.len() as u64);
+        }
+
+        // Decoders take bytes from a disk: whatever they are, what is accepted is canonical, and nothing panics.
+        #[test]
+        fn what_is_accepted_encodes_to_the_same_bytes(
+            blocks in blocks(), at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = leaf_of(&blocks).encode();
+            prop_assert!(Leaf::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            bytes.push(0);
+            prop_assert!(Leaf::decode(&bytes).is_err(), "a byte too many");
+            bytes.pop();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+            if let Ok(leaf) = Leaf::decode(&bytes) {
+                prop_assert_eq!(leaf.encode(), bytes);
+                prop_assert!(leaf.blocks().all(|(block, group, _)| block < 1024 && group < leaf.groups.len()));
+            }
+        }
+
+        // The same for nodes above.
+        #[test]
+        fn an_interior_node_comes_back(children in prop::collection::btree_map(any::<u8>(), any::<u8>(), 1..257)) {
+            let children: Vec<_> = children.into_iter().map(|(at, tag)| (at, ObjectHash::of(&[tag]))).collect();
+            let node = Interior { height: 2, children: children.clone() };
+            let bytes = node.encode();
+            prop_assert_eq!(Interior::decode(&bytes).expect("it was encoded"), node.clone());
+            prop_assert!(Interior::decode(&bytes[..bytes.len() - 1]).is_err());
+            for position in 0..=255 {
+                let expected = children.iter().find(|(at, _)| *at == position).map(|(_, hash)| hash);
+                prop_assert_eq!(node.child(position), expected);
+            }
+        }
+    }
+
+    // Two encodings of one content would be two hashes, and nothing would be shared.
+    #[test]
+    fn runs_are_as_long_as_they_can_be() {
+        let blocks = Blocks::from([(0, (1, 4)), (1, (1, 5)), (2, (2, 0)), (4, (1, 7)), (5, (1, 9))]);
+        let leaf = leaf_of(&blocks);
+        let run = |first, count, group, slot| Run { first, count, group, slot };
+        assert_eq!(leaf.runs, [run(0, 2, 0, 4), run(2, 1, 1, 0), run(4, 1, 0, 7), run(5, 1, 0, 9)]);
+        assert_eq!(leaf.groups, [ObjectHash::of(&[1]), ObjectHash::of(&[2])]);
+    }
+
+    // Runs that overlap, leave the leaf or the group would give one block two contents, or none.
+    #[test]
+    fn impossible_runs_are_refused() {
+        let leaf = leaf_of(&Blocks::from([(0, (1, 4)), (9, (1, 5))]));
+        let with = |change: fn(&mut Leaf)| {
+            let mut leaf = leaf.clone();
+            change(&mut leaf);
+            Leaf::decode(&leaf.encode())
+        };
+        assert!(with(|_| {}).is_ok());
+        for change in [
+            (|leaf| leaf.runs[0].count = 10) as fn(&mut Leaf),
+            |leaf| leaf.runs[0].count = 0,
+            |leaf| leaf.runs[1].first = 1024,
+            |leaf| leaf.runs[1].count = u16::MAX,
+            |leaf| leaf.runs[1].group = 1,
+            |leaf| leaf.runs[1].slot = 255,
+            |leaf| leaf.runs.swap(0, 1),
+            |leaf| leaf.groups.clear(),
+        ] {
+            assert!(with(change).is_err());
+        }
+    }
+
+    // The root's height decides how every path is read: limits must fall where the coverage ends.
+    #[test]
+    fn heights_follow_from_the_number_of_blocks() {
+        let at = [0, 1, 1024, 1025, 1 << 18, (1 << 18) + 1, 1 << 31];
+        assert_eq!(at.map(root_height), [0, 0, 0, 1, 1, 2, 3]);
+        assert_eq!([0, 1, 2].map(covered_blocks), [1 << 10, 1 << 18, 1 << 26]);
+        let block = 3 << 18 | 7 << 10 | 5;
+        assert_eq!([1, 2, 3].map(|height| child_of(height, block)), [7, 3, 0]);
+        assert!(covered_blocks(MAX_HEIGHT) >= crate::format::MAX_SPACE_BYTES / BlockSize::Page4K.bytes_u64());
+    }
+}

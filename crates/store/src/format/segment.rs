@@ -21,8 +21,8 @@ pub(crate) const INDEX_ENTRY_LEN: usize = 16;
 /// Most packs that a segment covers.
 pub(crate) const MAX_PACKS: u32 = 1 << 20;
 
-const HEADER_MAGIC: [u8; 8] = *b"VMRINDEX";
-const FOOTER_MAGIC: [u8; 8] = *b"VMRIXEND";
+const HEADER_MAGIC: [u8; 8] = *b"VMRSEGMT";
+const FOOTER_MAGIC: [u8; 8] = *b"VMRSGEND";
 const FOOTER_HASHED_LEN: usize = SEGMENT_FOOTER_LEN - HASH_LEN;
 /// Entries in a bucket, at most on average.
 const BUCKET_ENTRIES: u64 = 128;

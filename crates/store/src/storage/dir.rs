@@ -287,4 +287,59 @@ mod tests {
         let error = storage.create("a").err().expect("refused");
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
+
+    // Writers share the store's lock, gc excludes them: a lock that lets both in would lose images.
+    #[test]
+    fn locks_shut_out_whom_they_should() {
+        let (_dir, storage) = storage();
+        let missing = storage.lock("lock", LockKind::Shared, NOW).err().expect("not there");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        for _ in 0..2 {
+            storage.create_empty("lock").expect("created, or there");
+        }
+        let take = |kind| storage.lock("lock", kind, NOW).expect("it is there");
+        let shared = [take(LockKind::Shared), take(LockKind::Shared)];
+        assert!(shared.iter().all(Option::is_some));
+        assert!(take(LockKind::Exclusive).is_none());
+        drop(shared);
+        let exclusive = take(LockKind::Exclusive);
+        assert!(exclusive.is_some());
+        assert!(take(LockKind::Shared).is_none() && take(LockKind::Exclusive).is_none());
+        drop(exclusive);
+        assert!(take(LockKind::Shared).is_some());
+    }
+
+    // Waiting for gc, or for the last writer, must end when the other lets go.
+    #[test]
+    fn a_lock_is_waited_for() {
+        let (_dir, storage) = storage();
+        storage.create_empty("lock").expect("created");
+        for wait in [None, Some(Duration::from_secs(600))] {
+            let held = storage.lock("lock", LockKind::Exclusive, NOW).expect("it is there");
+            let got = std::thread::scope(|scope| {
+                let waiting =
+                    scope.spawn(|| storage.lock("lock", LockKind::Shared, wait).map(|lock| lock.is_some()));
+                drop(held);
+                waiting.join().expect("no panic")
+            });
+            assert!(got.expect("it is there"));
+        }
+    }
+
+    // A reader that gets hold of an image while it is removed must not think that it keeps it.
+    #[test]
+    fn a_file_that_went_while_waiting_is_not_found() {
+        let (_dir, storage) = storage();
+        storage.create_empty("a").expect("created");
+        let held = storage.lock("a", LockKind::Exclusive, NOW).expect("it is there");
+        let outcome = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| storage.lock("a", LockKind::Shared, None).map(drop));
+            storage.remove("a").expect("removed");
+            drop(held);
+            waiting.join().expect("no panic")
+        });
+        assert_eq!(outcome.err().map(|error| error.kind()), Some(io::ErrorKind::NotFound));
+    }
+
+    const NOW: Option<Duration> = Some(Duration::ZERO);
 }

@@ -425,4 +425,24 @@ mod tests {
         assert_eq!(storage.operations(), 2);
         assert!(storage.after_crash(0).list().is_ok(), "the next start has power again");
     }
+
+    // Tests of gc beside writers rely on these locks: they must be those of a folder.
+    #[test]
+    fn locks_shut_out_whom_they_should() {
+        let storage = CrashStorage::new();
+        let take = |kind| storage.lock("lock", kind, Some(Duration::ZERO)).map(|lock| lock.is_some());
+        assert_eq!(take(LockKind::Shared).expect_err("not there").kind(), io::ErrorKind::NotFound);
+        storage.create_empty("lock").expect("created");
+        let shared = storage.lock("lock", LockKind::Shared, None).expect("it is there");
+        assert!(take(LockKind::Shared).expect("there") && !take(LockKind::Exclusive).expect("there"));
+        drop(shared);
+        let exclusive = storage.lock("lock", LockKind::Exclusive, None).expect("it is there");
+        assert!(!take(LockKind::Shared).expect("there"));
+        assert_eq!(storage.remove_abandoned("lock").expect("tried"), None, "it is held");
+        drop(exclusive);
+        assert!(take(LockKind::Exclusive).expect("there"));
+        let created = storage.create("b").expect("created");
+        assert!(storage.lock("b", LockKind::Shared, Some(Duration::ZERO)).expect("there").is_none());
+        drop(created);
+    }
 }

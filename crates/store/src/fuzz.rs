@@ -1,5 +1,6 @@
 //! Entry points for fuzzers: any bytes may come in, nothing may panic or allocate beyond their length.
 
+use crate::format::filter::Filter;
 use crate::format::node::{Interior, Leaf};
 use crate::format::pack::{
     Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PackFooter, check_pack_header,
@@ -89,7 +90,10 @@ pub fn node(raw: &[u8]) -> Option<usize> {
 pub fn segment(file: &[u8], prefix: u64) -> Option<usize> {
     let (rest, footer_bytes) = file.split_last_chunk::<SEGMENT_FOOTER_LEN>()?;
     let footer = SegmentFooter::decode(footer_bytes, file.len() as u64).ok()?;
-    let meta = rest.get(usize::try_from(footer.meta_offset()).ok()?..)?;
+    let filter_at = usize::try_from(footer.filter_offset()).ok()?;
+    let (filter, meta) =
+        rest.get(filter_at..)?.split_at_checked(usize::try_from(footer.filter_len()).ok()?)?;
+    Filter::decode(filter, &footer.filter_hash).ok()?.may_have(prefix);
     segment_tables(meta, footer, prefix)
 }
 
@@ -102,8 +106,17 @@ pub fn segment_meta(
 ) -> Option<usize> {
     let [object_bits, block_bits] = bits.map(|bits| bits % 25);
     let meta_hash = *blake3::hash(raw).as_bytes();
-    let entries_hash = [0; HASH_LEN];
-    let footer = SegmentFooter { objects, blocks, packs, object_bits, block_bits, entries_hash, meta_hash };
+    let footer = SegmentFooter {
+        objects,
+        blocks,
+        packs,
+        object_bits,
+        block_bits,
+        filter_lines: 0,
+        filter_hash: [0; HASH_LEN],
+        entries_hash: [0; HASH_LEN],
+        meta_hash,
+    };
     segment_tables(raw, footer, prefix)
 }
 
@@ -176,7 +189,7 @@ mod tests {
             pack_directory(&mutate(directory, &changes), 5, directory_at as u64);
             let mutated = mutate(&segment_file, &changes);
             segment(&mutated, 0);
-            let meta_at = 16 + 15 * 16;
+            let meta_at = 16 + 15 * 16 + 64;
             let meta = &segment_file[meta_at..segment_file.len() - SEGMENT_FOOTER_LEN];
             segment_meta(&mutate(meta, &changes), [5, 10, 1], [0, 0], u64::MAX);
             let leaf = Leaf::from_blocks(BlockSize::Page4K, (0..40).map(|n| (n * 3, group_hash(0), 200)));

@@ -1,11 +1,13 @@
 //! The bytes of an index segment: sorted entries, then what finds them. See `docs/format.md` for the diagrams.
 //!
 //! Entries are in two tables, of objects and of blocks, each sorted by the first 64 bits of the hash. A fanout says for
-//! each bucket of prefixes where its entries begin, so that a look-up reads one bucket.
+//! each bucket of prefixes where its entries begin, so that a look-up reads one bucket. A filter spares writers most
+//! look-ups of blocks that are not there.
 #![deny(clippy::indexing_slicing)]
 
 use super::Flaw;
 use super::cursor::Cursor;
+use super::filter::{LINE_LEN, MAX_LINES};
 use crate::Part;
 use crate::hash::{HASH_LEN, PackId};
 use crate::pack::EntryNo;
@@ -15,7 +17,7 @@ pub(crate) const SEGMENT_VERSION: u32 = 1;
 /// Length of the header in bytes; the entries follow.
 pub(crate) const SEGMENT_HEADER_LEN: usize = 16;
 /// Length of the footer in bytes.
-pub(crate) const SEGMENT_FOOTER_LEN: usize = 160;
+pub(crate) const SEGMENT_FOOTER_LEN: usize = 192;
 /// Length of an entry in bytes.
 pub(crate) const INDEX_ENTRY_LEN: usize = 16;
 /// Most packs that a segment covers.
@@ -69,6 +71,9 @@ pub(crate) struct SegmentFooter {
     pub(crate) packs: u32,
     pub(crate) object_bits: u8,
     pub(crate) block_bits: u8,
+    /// Length of the filter.
+    pub(crate) filter_lines: u32,
+    pub(crate) filter_hash: [u8; HASH_LEN],
     /// Hash of both tables.
     pub(crate) entries_hash: [u8; HASH_LEN],
     /// Hash of packs and fanouts.
@@ -219,14 +224,21 @@ impl Meta {
         Ok(Meta { packs, objects, blocks })
     }
 
-    /// Returns the footer of a segment with these tables.
-    pub(crate) fn footer(&self, encoded: &[u8], entries_hash: [u8; HASH_LEN]) -> SegmentFooter {
+    /// Returns the footer of a segment with these tables, of which `encoded` are the bytes, and that filter.
+    pub(crate) fn footer(
+        &self,
+        encoded: &[u8],
+        (filter_lines, filter_hash): (u32, [u8; HASH_LEN]),
+        entries_hash: [u8; HASH_LEN],
+    ) -> SegmentFooter {
         SegmentFooter {
             objects: self.objects.entries(),
             blocks: self.blocks.entries(),
             packs: u32::try_from(self.packs.len()).unwrap_or(u32::MAX),
             object_bits: self.objects.bits,
             block_bits: self.blocks.bits,
+            filter_lines,
+            filter_hash,
             entries_hash,
             meta_hash: *blake3::hash(encoded).as_bytes(),
         }
@@ -240,9 +252,19 @@ impl SegmentFooter {
         SEGMENT_HEADER_LEN as u64 + before * INDEX_ENTRY_LEN as u64
     }
 
-    /// Returns where packs and fanouts begin: right after the entries.
-    pub(crate) fn meta_offset(&self) -> u64 {
+    /// Returns where the filter begins: right after the entries.
+    pub(crate) fn filter_offset(&self) -> u64 {
         self.table_offset(Table::Blocks) + u64::from(self.blocks) * INDEX_ENTRY_LEN as u64
+    }
+
+    /// Returns the length of the filter in bytes.
+    pub(crate) fn filter_len(&self) -> u64 {
+        u64::from(self.filter_lines) * LINE_LEN as u64
+    }
+
+    /// Returns where packs and fanouts begin: right after the filter.
+    pub(crate) fn meta_offset(&self) -> u64 {
+        self.filter_offset() + self.filter_len()
     }
 
     /// Returns the length of packs and fanouts in bytes.
@@ -264,6 +286,8 @@ impl SegmentFooter {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
         bytes.extend_from_slice(&[self.object_bits, self.block_bits, 0, 0]);
+        bytes.extend_from_slice(&self.filter_lines.to_le_bytes());
+        bytes.extend_from_slice(&self.filter_hash);
         bytes.extend_from_slice(&self.entries_hash);
         bytes.extend_from_slice(&self.meta_hash);
         bytes.resize(FOOTER_HASHED_LEN, 0);
@@ -280,6 +304,8 @@ impl SegmentFooter {
         let packs = cursor.u32("number of packs")?;
         let [object_bits, block_bits] = cursor.array("bits of the fanouts")?;
         cursor.zero(2)?;
+        let filter_lines = cursor.u32("length of the filter")?;
+        let filter_hash = cursor.array("hash of the filter")?;
         let entries_hash = cursor.array("hash of the entries")?;
         let meta_hash = cursor.array("hash of the tables")?;
         cursor.zero(FOOTER_HASHED_LEN - cursor.offset())?;
@@ -288,10 +314,19 @@ impl SegmentFooter {
         if bytes.get(..FOOTER_HASHED_LEN).map(blake3::hash).is_none_or(|found| *found.as_bytes() != hash) {
             return Err(cursor.flaw("its hash is wrong"));
         }
-        let footer =
-            SegmentFooter { objects, blocks, packs, object_bits, block_bits, entries_hash, meta_hash };
-        if packs > MAX_PACKS || object_bits.max(block_bits) > MAX_FANOUT_BITS {
-            return Err(cursor.flaw("too many packs or buckets"));
+        let footer = SegmentFooter {
+            objects,
+            blocks,
+            packs,
+            object_bits,
+            block_bits,
+            filter_lines,
+            filter_hash,
+            entries_hash,
+            meta_hash,
+        };
+        if packs > MAX_PACKS || filter_lines > MAX_LINES || object_bits.max(block_bits) > MAX_FANOUT_BITS {
+            return Err(cursor.flaw("too many packs, lines or buckets"));
         }
         if footer.file_len() != file_len {
             return Err(cursor.flaw(format_args!("the file has {file_len} bytes, not {}", footer.file_len())));

@@ -19,7 +19,7 @@ mod tests;
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use build::{NamedSegment, SEGMENT_PART_SUFFIX, SEGMENT_SUFFIX};
 pub(crate) use segment::{Segment, SegmentError, SegmentWriter};
@@ -32,8 +32,12 @@ use crate::store::Shared;
 
 /// Entries of packs that are put into one new segment, about: 32 MiB of memory.
 const BUILD_ENTRIES: u64 = 2 << 20;
-/// Segments are merged until each is this many times larger than all smaller ones together.
+/// Up to this many segments nothing is merged: a merge takes time at the end of somebody's capture.
+const FEW_SEGMENTS: usize = 6;
+/// Beyond, they are merged until each is this many times larger than all smaller ones together.
 const TIER_FACTOR: u64 = 4;
+/// Memory for filters in bytes: enough for 27 million blocks.
+const FILTER_BYTES: u64 = 32 << 20;
 /// Attempts to read a listing that others keep changing.
 const LIST_ATTEMPTS: usize = 16;
 
@@ -53,6 +57,7 @@ pub(crate) struct Index {
 struct View {
     packs: HashSet<PackId>,
     segments: Vec<NamedSegment>,
+    has_filters: OnceLock<()>,
 }
 
 /// Where an object is.
@@ -75,6 +80,21 @@ impl View {
     /// Returns the packs that the segments know of.
     fn covered(&self) -> HashSet<PackId> {
         self.segments.iter().flat_map(|named| named.segment.packs()).copied().collect()
+    }
+
+    /// Loads the filters, those of small segments first: each spares one read for a look-up, whatever its size.
+    fn load_filters(&self) {
+        self.has_filters.get_or_init(|| {
+            let mut by_size: Vec<&Segment> = self.segments.iter().map(|named| &*named.segment).collect();
+            by_size.sort_by_key(|segment| segment.filter_len());
+            let mut total = 0;
+            for segment in by_size {
+                total += segment.filter_len();
+                if total <= FILTER_BYTES {
+                    segment.load_filter();
+                }
+            }
+        });
     }
 }
 
@@ -123,7 +143,10 @@ impl Index {
     }
 
     /// Finds a block by its full hash.
+    ///
+    /// Made for writers, who ask for many blocks that are not there: the first call loads the segments' filters.
     pub(crate) fn find_block(&self, hash: &BlockHash) -> Result<Option<BlockPlace>, StoreError> {
+        self.view()?.load_filters();
         let mut found = None;
         self.each_hit(Table::Blocks, hash.prefix(), |hit, pack| {
             let (number, slot) = hit.as_block();
@@ -143,7 +166,7 @@ impl Index {
     pub(crate) fn add_packs(&self, packs: &[PackId]) -> Result<(), StoreError> {
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut view = match self.current() {
-            Some(view) => View::clone(&view),
+            Some(view) => View { has_filters: OnceLock::new(), ..View::clone(&view) },
             // Nothing to be made known: whoever looks first finds the packs.
             None => return self.load().map(drop),
         };
@@ -169,7 +192,7 @@ impl Index {
         }
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let (packs, old) = self.list()?;
-        let view = self.cover(View { packs, segments: Vec::new() })?;
+        let view = self.cover(View { packs, ..View::default() })?;
         let is_kept = |name: &String| view.segments.iter().any(|kept| kept.name.as_ref() == Some(name));
         for name in old.iter().filter(|name| !is_kept(name)) {
             // What cannot be removed costs look-ups, no more.
@@ -265,7 +288,7 @@ impl Index {
                     Err(SegmentError::Io(_) | SegmentError::Flaw(_)) => {}
                 }
             }
-            return Ok(View { packs, segments });
+            return Ok(View { packs, segments, ..View::default() });
         }
     }
 
@@ -344,6 +367,9 @@ impl Index {
 
 /// Says how many of the smallest segments are to be merged, given all sizes ascending.
 fn segments_to_merge(sizes: &[u64]) -> usize {
+    if sizes.len() <= FEW_SEGMENTS {
+        return 0;
+    }
     let mut total = 0;
     let mut count = 0;
     for (at, &size) in sizes.iter().enumerate() {

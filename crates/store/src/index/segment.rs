@@ -4,9 +4,11 @@
 //! it answers is a hint: whoever asks compares the full hash.
 
 use std::io;
+use std::sync::OnceLock;
 
 use crate::Part;
 use crate::format::Flaw;
+use crate::format::filter::Filter;
 use crate::format::segment::{
     Fanout, FanoutBuilder, INDEX_ENTRY_LEN, IndexEntry, Meta, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN,
     SegmentFooter, Table, check_segment_header, encode_segment_header,
@@ -24,6 +26,8 @@ pub(crate) struct Segment {
     file: Box<dyn StorageFile>,
     footer: SegmentFooter,
     meta: Meta,
+    /// Loaded for those who ask for many blocks that are not there; none where it cannot be.
+    filter: OnceLock<Option<Filter>>,
 }
 
 /// Why a segment cannot be used.
@@ -52,7 +56,7 @@ impl Segment {
         let mut bytes = vec![0; usize::try_from(footer.meta_len()).unwrap_or(0)];
         file.read_at(footer.meta_offset(), &mut bytes)?;
         let meta = Meta::decode(&bytes, &footer)?;
-        Ok(Segment { file, footer, meta })
+        Ok(Segment { file, footer, meta, filter: OnceLock::new() })
     }
 
     /// Returns the packs that the segment covers; entries name them by position.
@@ -78,8 +82,29 @@ impl Segment {
         }
     }
 
+    /// Returns the length of the filter in bytes.
+    pub(crate) fn filter_len(&self) -> u64 {
+        self.footer.filter_len()
+    }
+
+    /// Loads the filter, which then spares [`Segment::hits`] most reads for blocks that are not there.
+    pub(crate) fn load_filter(&self) {
+        self.filter.get_or_init(|| self.read_filter().ok());
+    }
+
+    fn read_filter(&self) -> Result<Filter, SegmentError> {
+        // Not longer than the file, as the footer's lengths add up to the file's.
+        let mut bytes = vec![0; usize::try_from(self.footer.filter_len()).unwrap_or(0)];
+        self.file.read_at(self.footer.filter_offset(), &mut bytes)?;
+        Ok(Filter::decode(&bytes, &self.footer.filter_hash)?)
+    }
+
     /// Returns the entries of a table whose hashes begin with `prefix`.
     pub(crate) fn hits(&self, table: Table, prefix: u64) -> io::Result<Vec<IndexEntry>> {
+        let filter = self.filter.get().and_then(Option::as_ref);
+        if table == Table::Blocks && filter.is_some_and(|filter| !filter.may_have(prefix)) {
+            return Ok(Vec::new());
+        }
         let fanout = match table {
             Table::Objects => &self.meta.objects,
             Table::Blocks => &self.meta.blocks,
@@ -114,7 +139,7 @@ impl Segment {
     pub(crate) fn verify_entries(&self) -> Result<(), SegmentError> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; BUFFER_BYTES];
-        let end = self.footer.meta_offset();
+        let end = self.footer.filter_offset();
         let mut offset = SEGMENT_HEADER_LEN as u64;
         while offset < end {
             let len = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
@@ -173,6 +198,7 @@ pub(crate) struct SegmentWriter<'a> {
     packs: Vec<PackId>,
     objects: FanoutBuilder,
     blocks: FanoutBuilder,
+    filter: Filter,
     hasher: blake3::Hasher,
     buffer: Vec<u8>,
     offset: u64,
@@ -193,6 +219,7 @@ impl SegmentWriter<'_> {
             packs,
             objects: Fanout::builder(objects),
             blocks: Fanout::builder(blocks),
+            filter: Filter::new(blocks),
             hasher: blake3::Hasher::new(),
             buffer: Vec::with_capacity(BUFFER_BYTES),
             offset: header.len() as u64,
@@ -203,7 +230,10 @@ impl SegmentWriter<'_> {
     pub(crate) fn add(&mut self, table: Table, entry: IndexEntry) -> io::Result<()> {
         match table {
             Table::Objects => self.objects.add(entry.prefix),
-            Table::Blocks => self.blocks.add(entry.prefix),
+            Table::Blocks => {
+                self.blocks.add(entry.prefix);
+                self.filter.add(entry.prefix);
+            }
         }
         self.buffer.extend_from_slice(&entry.encode());
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
@@ -213,11 +243,14 @@ impl SegmentWriter<'_> {
     pub(crate) fn finish(mut self) -> io::Result<blake3::Hash> {
         self.flush()?;
         let meta = Meta { packs: self.packs, objects: self.objects.finish(), blocks: self.blocks.finish() };
+        let filter = self.filter.encode();
+        self.file.write_at(self.offset, &filter)?;
         let mut tail = meta.encode();
         let entries_hash: [u8; HASH_LEN] = *self.hasher.finalize().as_bytes();
-        let footer = meta.footer(&tail, entries_hash).encode();
+        let filter_hash = *blake3::hash(&filter).as_bytes();
+        let footer = meta.footer(&tail, (self.filter.lines(), filter_hash), entries_hash).encode();
         tail.extend_from_slice(&footer);
-        self.file.write_at(self.offset, &tail)?;
+        self.file.write_at(self.offset + filter.len() as u64, &tail)?;
         Ok(blake3::hash(&footer))
     }
 

@@ -47,7 +47,7 @@ fn packs_are_found_where_they_were_added_and_elsewhere() {
     check(&elsewhere, &packs, 0..100);
     check(&index(&folder), &packs, 0..100);
     let segments = folder.names(".index").len();
-    assert!((1..=4).contains(&segments), "{segments} segments after ten additions");
+    assert!((1..=6).contains(&segments), "{segments} segments after ten additions");
     assert_eq!(folder.names(".part"), [] as [&str; 0]);
 }
 
@@ -129,12 +129,13 @@ fn segments_stay_few() {
         let merged = sizes.drain(..count).sum::<u64>();
         sizes.extend(Some(merged).filter(|merged| *merged > 0));
         sizes.sort_unstable();
-        assert!(sizes.len() <= 8, "{sizes:?}");
+        assert!(sizes.len() <= 10, "{sizes:?}");
     }
     assert_eq!(segments_to_merge(&[]), 0);
     assert_eq!(segments_to_merge(&[5]), 0);
-    assert_eq!(segments_to_merge(&[1, 5, 100]), 0);
-    assert_eq!(segments_to_merge(&[1, 4, 20, 101]), 3);
+    assert_eq!(segments_to_merge(&[1; 6]), 0, "they are few");
+    assert_eq!(segments_to_merge(&[1; 7]), 7);
+    assert_eq!(segments_to_merge(&[1, 5, 30, 150, 750, 3000, 20_000]), 6);
 }
 
 // Large tables are read by bucket: every entry must be in the one that is looked at, at any size of the fanout.

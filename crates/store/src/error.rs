@@ -33,10 +33,26 @@ pub enum StoreError {
         /// Highest version that is understood.
         supported: u32,
     },
+    /// The image was written by an earlier version of this program, in a format that is not read any more.
+    #[error(
+        "image {image} was made by an older version of this program (format version {version}), and can't be read by this one"
+    )]
+    OlderFormat {
+        /// Image that was to be opened.
+        image: ImageId,
+        /// Version found in its header.
+        version: u32,
+    },
     /// No image of that id is in the store.
     #[error("no image {image} in the store")]
     NotFound {
         /// Id that was asked for.
+        image: ImageId,
+    },
+    /// The image is being read: it cannot be removed now.
+    #[error("image {image} is in use")]
+    InUse {
+        /// Image that was to be removed.
         image: ImageId,
     },
     /// An image of that id is in the store, or is being written.

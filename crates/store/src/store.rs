@@ -1,43 +1,61 @@
 //! The store: a set of images in a [`Storage`].
 //!
 //! An image is there under its final name, whole, or not at all; what is being written has a name of its own
-//! (`ID.image.part`) and is held by its writer. Clones of a `Store` are one store: they share the latch that the first
-//! failed write closes.
+//! (`ID.image.part`) and is held by its writer. What images are made of is in packs, which they share. Clones of a `Store`
+//! are one store: they share caches, and the latch that the first failed write closes.
+//!
+//! A writer holds the file `lock` shared from beginning to end: what it found in the store stays there until its image
+//! refers to it. A reader holds its image's file shared: that cannot be removed meanwhile.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::storage::{Storage, StorageFile};
+use std::time::Duration;
+
+use crate::objects::Objects;
+use crate::storage::{LockKind, Storage, StorageFile};
+use crate::writer::Begin;
 use crate::{ImageId, ImageReader, ImageWriter, StoreError};
 
 const IMAGE_SUFFIX: &str = ".image";
-const PART_SUFFIX: &str = ".image.part";
+const IMAGE_PART_SUFFIX: &str = ".image.part";
+/// End of the names of all files that are being written.
+const PART_SUFFIX: &str = ".part";
+/// File that keeps what writers refer to from being removed.
+const LOCK_NAME: &str = "lock";
+/// How long opening an image waits for one who creates or removes it: moments.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Default of [`WriteOptions::queue_bytes`].
 const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
+/// Default of [`WriteOptions::spill_bytes`].
+const DEFAULT_SPILL_BYTES: u64 = 8 << 30;
 
 /// A set of images.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    objects: Arc<Objects>,
 }
 
 /// How an image is written.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
-    /// Image that this one was made after, where unchanged pages are to be looked for first.
+    /// Image that this one was made after, where unchanged blocks are looked for first.
     ///
-    /// It is recorded; in this format every image is whole by itself.
+    /// It is recorded. One that is not in the store, or cannot be read, is done without.
     pub parent: Option<ImageId>,
-    /// Bound of the queue to the writer thread in bytes; two buffers, 2.3 MiB, at least.
+    /// Bytes of blocks that may wait in memory.
     pub queue_bytes: usize,
+    /// Bytes of blocks that may wait in a file beyond that; at most a quarter of the free space is used.
+    pub spill_bytes: u64,
 }
 
 impl Default for WriteOptions {
     fn default() -> WriteOptions {
-        WriteOptions { parent: None, queue_bytes: DEFAULT_QUEUE_BYTES }
+        WriteOptions { parent: None, queue_bytes: DEFAULT_QUEUE_BYTES, spill_bytes: DEFAULT_SPILL_BYTES }
     }
 }
 
@@ -48,11 +66,11 @@ pub struct ImageSummary {
     pub id: ImageId,
     /// All spaces together.
     pub bytes: u64,
-    /// Pages that are zero.
+    /// Blocks that are zero.
     pub zero_bytes: u64,
-    /// Pages that were not in the store before; in this format, all pages that are not zero.
+    /// Blocks that were not in the store before, each counted once.
     pub new_bytes: u64,
-    /// What the image takes in the storage.
+    /// What the image added to the storage: its file, and the packs that were written for it.
     pub stored_bytes: u64,
 }
 
@@ -110,7 +128,9 @@ impl Shared {
 impl Store {
     /// Opens the store in `storage`, which may be empty. Nothing is written, and no image is read.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Store, StoreError> {
-        let store = Store { shared: Arc::new(Shared::new(storage)) };
+        let shared = Arc::new(Shared::new(storage));
+        let objects = Arc::new(Objects::new(Arc::clone(&shared)));
+        let store = Store { shared, objects };
         store.names()?;
         Ok(store)
     }
@@ -120,20 +140,34 @@ impl Store {
         if self.latched() {
             return Err(StoreError::Latched);
         }
+        let hold = self.hold()?;
+        // What was seen before the lock was got can be gone.
+        self.objects.index().reload()?;
         let file = self.create_part(&id)?;
         // Looked up after the part file is held: a writer before us has either got its final name by now or none.
         if self.names()?.contains(&image_name(&id)) {
             let _ = self.shared.storage.remove(&part_name(&id));
             return Err(StoreError::Exists { image: id });
         }
-        ImageWriter::begin(Arc::clone(&self.shared), id, options, file)
+        let before = options.parent.as_ref().and_then(|parent| self.open_image(parent).ok());
+        ImageWriter::begin(Begin {
+            shared: Arc::clone(&self.shared),
+            objects: Arc::clone(&self.objects),
+            id,
+            options,
+            before,
+            file,
+            hold,
+        })
     }
 
-    /// Opens a complete image; its header, footer and tables are read and verified, its data is not.
+    /// Opens a complete image; its file is read and verified, its data is not. It cannot be removed until the reader
+    /// is dropped.
     pub fn open_image(&self, id: &ImageId) -> Result<ImageReader, StoreError> {
         let name = image_name(id);
-        match self.shared.storage.open(&name) {
-            Ok(file) => ImageReader::load(Arc::clone(&self.shared), id, file),
+        match self.shared.storage.lock(&name, LockKind::Shared, Some(OPEN_PATIENCE)) {
+            Ok(Some(file)) => ImageReader::load(&self.shared, Arc::clone(&self.objects), id, file),
+            Ok(None) => Err(StoreError::InUse { image: id.clone() }),
             Err(error) if is_missing(&error) => Err(StoreError::NotFound { image: id.clone() }),
             Err(error) => Err(self.shared.failed("open", &name, error)),
         }
@@ -147,34 +181,34 @@ impl Store {
         Ok(ids)
     }
 
-    /// Removes an image durably and returns the bytes that frees: 0 if it is not there. Open readers can read on.
+    /// Removes an image durably and returns the bytes that frees at once: 0 if it is not there. What only this image
+    /// referred to is freed by `gc`.
+    ///
+    /// Fails with [`StoreError::InUse`] while a reader has it open.
     pub fn remove_image(&self, id: &ImageId) -> Result<u64, StoreError> {
         let Shared { storage, .. } = &*self.shared;
         let name = image_name(id);
-        let removed = storage.open(&name).and_then(|file| {
-            let len = file.len()?;
-            storage.remove(&name)?;
-            Ok(len)
-        });
-        let freed_bytes = match removed {
-            Ok(len) => len,
-            Err(error) if is_missing(&error) => 0,
-            Err(error) => return Err(self.shared.failed("remove", &name, error)),
+        let freed_bytes = match storage.lock(&name, LockKind::Exclusive, Some(Duration::ZERO)) {
+            Ok(None) => return Err(StoreError::InUse { image: id.clone() }),
+            Ok(Some(file)) => file.len().and_then(|len| storage.remove(&name).map(|()| len)),
+            Err(error) if is_missing(&error) => Ok(0),
+            Err(error) => Err(error),
         };
+        let freed_bytes = freed_bytes.map_err(|error| self.shared.failed("remove", &name, error))?;
         // Also when it was gone: the removal that a crash interrupted may not be durable yet.
         storage.sync_dir().map_err(|error| self.shared.failed("sync the folder of", &name, error))?;
         Ok(freed_bytes)
     }
 
-    /// Removes the unfinished files of images whose writers are gone, except those that `keep` wants.
+    /// Removes the files that writers left unfinished, except those of images that `keep` wants.
     ///
-    /// Safe beside writers, in this process and others.
+    /// Safe beside writers, in this process and others. Packs that are complete but belong to no image are left to `gc`.
     pub fn sweep(&self, keep: impl Fn(&ImageId) -> bool) -> Result<SweepReport, StoreError> {
         let Shared { storage, .. } = &*self.shared;
         let mut report = SweepReport::default();
-        let names = self.names()?;
-        for (name, id) in names.iter().filter_map(|name| Some((name, id_of(name, PART_SUFFIX)?))) {
-            let removed = if keep(&id) {
+        for name in self.names()?.iter().filter(|name| is_part(name)) {
+            let image = id_of(name, IMAGE_PART_SUFFIX);
+            let removed = if image.as_ref().is_some_and(&keep) {
                 None
             } else {
                 storage.remove_abandoned(name).map_err(|error| self.shared.failed("remove", name, error))?
@@ -182,7 +216,7 @@ impl Store {
             match removed {
                 Some(len) => {
                     report.freed_bytes += len;
-                    report.removed.push(id);
+                    report.removed.extend(image);
                 }
                 None => report.kept += 1,
             }
@@ -202,6 +236,20 @@ impl Store {
             .storage
             .free_bytes()
             .map_err(|error| self.shared.failed("ask for free space in", "", error))
+    }
+
+    /// Takes the lock that keeps what is in the store there.
+    fn hold(&self) -> Result<Box<dyn StorageFile>, StoreError> {
+        let Shared { storage, .. } = &*self.shared;
+        storage
+            .create_empty(LOCK_NAME)
+            .map_err(|error| self.shared.write_failed("create", LOCK_NAME, error))?;
+        // It is held alone for moments only.
+        match storage.lock(LOCK_NAME, LockKind::Shared, None) {
+            Ok(Some(hold)) => Ok(hold),
+            Ok(None) => Err(self.shared.failed("lock", LOCK_NAME, io::ErrorKind::TimedOut.into())),
+            Err(error) => Err(self.shared.failed("lock", LOCK_NAME, error)),
+        }
     }
 
     /// Creates the part file of an image; one that has lost its writer is replaced.
@@ -240,7 +288,17 @@ pub(crate) fn image_name(id: &ImageId) -> String {
 
 /// Returns the name of an image's file while it is written.
 pub(crate) fn part_name(id: &ImageId) -> String {
-    format!("{id}{PART_SUFFIX}")
+    format!("{id}{IMAGE_PART_SUFFIX}")
+}
+
+/// Says whether a name is one that a file of the store has while it is written.
+fn is_part(name: &str) -> bool {
+    let kinds = [".image", ".pack", ".index", ".spill"];
+    let whole = name.strip_suffix(PART_SUFFIX);
+    let stem = whole.and_then(|whole| kinds.iter().find_map(|kind| whole.strip_suffix(kind)));
+    stem.is_some_and(|stem| {
+        !stem.is_empty() && stem.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+    })
 }
 
 fn id_of(name: &str, suffix: &str) -> Option<ImageId> {

@@ -78,8 +78,13 @@ impl<'a> Attempt<'a> {
         self.monitor.switch_disks(&self.disks)
     }
 
-    /// Begins the memory image, after making sure that there is room for it.
-    pub(crate) fn begin_image(&self, store: &Store, id: &SnapshotId) -> Result<ImageWriter> {
+    /// Begins the memory image, after making sure that there is room for it. `parent` is the image before it.
+    pub(crate) fn begin_image(
+        &self,
+        store: &Store,
+        id: &SnapshotId,
+        parent: Option<&str>,
+    ) -> Result<ImageWriter> {
         let cannot = |error| store_error("cannot begin a memory image", error);
         let free = store.free_bytes().map_err(cannot)?;
         // What QEMU holds in memory bounds what the guest ever touched.
@@ -92,7 +97,9 @@ impl<'a> Attempt<'a> {
             ))
             .hint("free some space on the root's file system, or use --disk-only"));
         }
-        store.create_image(image_id(id.as_str())?, WriteOptions::default()).map_err(cannot)
+        let parent = parent.map(image_id).transpose()?;
+        let options = WriteOptions { parent, ..WriteOptions::default() };
+        store.create_image(image_id(id.as_str())?, options).map_err(cannot)
     }
 
     /// A guard, armed, where there is a running guest to look after.

@@ -1,7 +1,7 @@
 //! Receives a migration stream from QEMU and puts it into an image of the store.
 //!
-//! One thread accepts QEMU's connection, reads, decodes and hands pages to the image writer, whose own thread hashes
-//! and writes behind a bounded buffer: the socket drains at memory speed until that is full. What the capture needs to
+//! One thread accepts QEMU's connection, reads, decodes and hands pages to the image writer, whose own threads hash,
+//! compress and write behind a bounded buffer: the socket drains at memory speed until memory and spill file are full. What the capture needs to
 //! know on the way (bytes, first page seen, failed) is shared in a [`Gauge`].
 
 use std::io::{ErrorKind as IoKind, Read};
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmrewind_qemu::stream::{Captured, Decoder, Limits, PAGE_SIZE, RamBlock, Sink};
-use vmrewind_store::{ImageWriter, SpaceIndex, StoreError};
+use vmrewind_store::{BlockSize, ImageWriter, SpaceIndex, StoreError};
 
 use crate::error::{Context, Error, Result};
 use crate::images::store_error;
@@ -240,7 +240,7 @@ impl Sink for ImageSink<'_> {
 
     fn blocks(&mut self, blocks: &[RamBlock]) -> std::result::Result<(), StoreError> {
         for block in blocks {
-            self.spaces.push(self.image.add_space(&block.name, block.len)?);
+            self.spaces.push(self.image.add_space(&block.name, block.len, BlockSize::Page4K)?);
         }
         self.gauge.ram_bytes.store(blocks.iter().map(|block| block.len).sum(), Ordering::Relaxed);
         Ok(())

@@ -95,8 +95,12 @@ impl Worker {
     }
 
     fn serve_all(&mut self, image: &ImageReader, captured: &Captured, mut fresh: bool) -> Result<()> {
-        let data: Vec<DataRuns> =
-            image.spaces().iter().map(|space| image.data_runs(space.index).collect()).collect();
+        let data: Vec<DataRuns> = image
+            .spaces()
+            .iter()
+            .map(|space| image.data_runs(space.index).collect::<Result<_, _>>())
+            .collect::<Result<_, _>>()
+            .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
         let known = WorkingSet::load(&self.folder, &self.record.snapshot);
         let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
         self.log.say(format_args!("working set of {} pages", working_set.len()));

@@ -26,7 +26,9 @@ use crate::lazy;
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
-use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, milliseconds};
+use crate::record::snapshot::{
+    FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, Snapshots, milliseconds,
+};
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::SnapshotView;
 use crate::vm::process::Process;
@@ -61,6 +63,8 @@ struct Plan {
     name: SnapshotName,
     grade: Grade,
     guest_runs: bool,
+    /// Memory image of the nearest snapshot that the present state descends from: what did not change since is there.
+    image_before: Option<String>,
 }
 
 /// What an attempt gave.
@@ -154,7 +158,8 @@ impl Engine {
             ))
             .hint("start it, and leave --disk-only out"));
         }
-        Ok(Plan { id: SnapshotId::random(&self.host), name, grade, guest_runs })
+        let image_before = image_before(&held.record, &held.snapshots);
+        Ok(Plan { id: SnapshotId::random(&self.host), name, grade, guest_runs, image_before })
     }
 
     /// Whether the guest runs; refuses states in which nothing can be captured.
@@ -288,7 +293,7 @@ impl Engine {
 
     /// Captures under a guard, and finishes the image.
     fn take(&self, shot: &Shot<'_>, attempt: &Attempt<'_>, plan: &Plan) -> std::result::Result<Taking, Miss> {
-        let image = attempt.begin_image(&self.store, &plan.id)?;
+        let image = attempt.begin_image(&self.store, &plan.id, plan.image_before.as_deref())?;
         let guard = attempt.guard(&self.host)?;
         self.host.reached("guard-armed");
         let taken = shot.take(attempt.method, image);
@@ -317,6 +322,21 @@ impl Engine {
                 .because(second),
         }
     }
+}
+
+/// Finds the memory image of the current snapshot, or of its nearest ancestor that has one.
+fn image_before(record: &VmRecord, snapshots: &Snapshots) -> Option<String> {
+    let mut next = record.current.as_ref();
+    // Manifests are a person's to edit: a circle of parents ends with their number.
+    for _ in 0..snapshots.0.len() {
+        let id = next?;
+        let snapshot = snapshots.0.iter().find(|snapshot| snapshot.id == *id)?;
+        if let Some(memory) = &snapshot.memory {
+            return Some(memory.image.clone());
+        }
+        next = snapshot.parent.as_ref();
+    }
+    None
 }
 
 fn manifest(

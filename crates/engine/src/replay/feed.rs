@@ -1,20 +1,21 @@
 //! The eager replay: a whole captured machine as one migration stream, written to the socket of a waiting QEMU.
 
 use std::io::Write;
+use std::ops::{ControlFlow, Range};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use vmrewind_qemu::stream::{Captured, EncodeError, Encoder, PAGE_SIZE};
-use vmrewind_store::{ImageReader, SpaceIndex};
+use vmrewind_store::ImageReader;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::host::{Host, Step};
 use crate::images::store_error;
 use crate::record::vm::Hardware;
 use crate::root::file::io_error;
 
-/// Pages read from the image and sent at once: 1 MiB.
-const RUN_PAGES: u64 = 256;
+/// Bytes that are written to the socket at once, at least.
+const FLUSH_BYTES: usize = 1 << 20;
 /// Blocks up to this size can hold what QEMU put there itself (firmware, option ROMs): their zero pages are sent.
 const SMALL_BLOCK_BYTES: u64 = 64 << 20;
 
@@ -61,21 +62,22 @@ impl Feed<'_> {
         for (number, space) in self.image.spaces().iter().enumerate() {
             let with_zeros = !self.fresh_memory || space.len <= SMALL_BLOCK_BYTES;
             let mut next = 0;
-            for run in self.image.data_runs(space.index) {
-                if with_zeros {
-                    send_zeros(stream, encoder, out, number, next..run.start)?;
-                }
-                next = run.end;
-                let mut start = run.start;
-                while start < run.end {
-                    let end = run.end.min(start + RUN_PAGES);
-                    self.send_run(encoder, out, number, space.index, start..end)?;
-                    flush(stream, out)?;
-                    start = end;
-                    let done = done_bytes + end * PAGE_SIZE as u64;
+            let sent = self.image.stream(space.index, 0..space.blocks(), |pages, data| {
+                let send = || {
+                    if with_zeros {
+                        send_zeros(stream, encoder, out, number, next..pages.start)?;
+                    }
+                    next = pages.end;
+                    send_run(stream, encoder, out, number, pages, data)?;
+                    let done = done_bytes + next * PAGE_SIZE as u64;
                     self.host.progress.step(Step { what: "restoring memory", done_bytes: done, total_bytes });
-                    self.host.cancel.check("restoring memory")?;
-                }
+                    self.host.cancel.check("restoring memory")
+                };
+                send().map_or_else(ControlFlow::Break, ControlFlow::Continue)
+            });
+            let sent = sent.map_err(|error| store_error("cannot read the snapshot's memory", error))?;
+            if let ControlFlow::Break(error) = sent {
+                return Err(error);
             }
             if with_zeros {
                 send_zeros(stream, encoder, out, number, next..space.pages())?;
@@ -84,27 +86,24 @@ impl Feed<'_> {
         }
         Ok(())
     }
+}
 
-    fn send_run(
-        &self,
-        encoder: &mut Encoder<'_>,
-        out: &mut Vec<u8>,
-        block: usize,
-        space: SpaceIndex,
-        pages: std::ops::Range<u64>,
-    ) -> Result<()> {
-        let count =
-            usize::try_from(pages.end - pages.start).context(|| "a run of pages is too long".into())?;
-        let mut buffer = vec![0_u8; count * PAGE_SIZE];
-        self.image
-            .read_run(space, pages.clone(), &mut buffer)
-            .map_err(|error| store_error("cannot read the snapshot's memory", error))?;
-        let (chunks, _) = buffer.as_chunks::<PAGE_SIZE>();
-        for (page, data) in pages.zip(chunks) {
-            encoder.page(out, block, page, data).map_err(encode_error)?;
+/// Sends consecutive pages that are not zero.
+fn send_run(
+    stream: &mut UnixStream,
+    encoder: &mut Encoder<'_>,
+    out: &mut Vec<u8>,
+    block: usize,
+    pages: Range<u64>,
+    data: &[u8],
+) -> Result<()> {
+    for (page, content) in pages.zip(data.as_chunks::<PAGE_SIZE>().0) {
+        encoder.page(out, block, page, content).map_err(encode_error)?;
+        if out.len() > FLUSH_BYTES {
+            flush(stream, out)?;
         }
-        Ok(())
     }
+    flush(stream, out)
 }
 
 fn send_zeros(
@@ -112,11 +111,11 @@ fn send_zeros(
     encoder: &mut Encoder<'_>,
     out: &mut Vec<u8>,
     block: usize,
-    pages: std::ops::Range<u64>,
+    pages: Range<u64>,
 ) -> Result<()> {
     for page in pages {
         encoder.zero(out, block, page).map_err(encode_error)?;
-        if out.len() > 1 << 20 {
+        if out.len() > FLUSH_BYTES {
             flush(stream, out)?;
         }
     }

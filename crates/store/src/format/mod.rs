@@ -1,28 +1,22 @@
-//! The bytes of an image's file: see `docs/format.md` for the diagrams.
+//! The bytes of the store's files: see `docs/format.md` for the diagrams.
 //!
 //! Everything here works on byte slices; reading and writing files is the business of `reader` and `writer`. Decoders
 //! bound every length before they allocate, name the field that is wrong, and never panic, whatever the bytes.
 
 mod cursor;
-#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
 pub(crate) mod filter;
-mod frame;
-#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
+pub(crate) mod image;
+#[allow(dead_code, reason = "gc and check use the rest")]
 pub(crate) mod node;
-#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
 pub(crate) mod pack;
-#[allow(dead_code, reason = "used by the new writer and reader, which are not there yet")]
 pub(crate) mod segment;
-mod tables;
-
-pub(crate) use frame::{FOOTER_LEN, FOOTER_SIZE, Footer, HEADER_LEN, Header, VERSION};
-pub(crate) use tables::{
-    Attachment, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PageEntry, Piece, SpaceTable, Tables, encode,
-};
 
 use std::fmt;
 
-use crate::{ImageId, PAGE_BYTES, Part, StoreError};
+use image::{IMAGE_VERSION, MAX_NAME_LEN};
+
+use crate::hash::ObjectHash;
+use crate::{ImageId, Part, StoreError};
 
 /// Largest length of a space in bytes.
 pub(crate) const MAX_SPACE_BYTES: u64 = 1 << 43;
@@ -30,24 +24,11 @@ pub(crate) const MAX_SPACE_BYTES: u64 = 1 << 43;
 /// Largest length of an attachment in bytes.
 pub(crate) const MAX_ATTACHMENT_BYTES: u64 = 1 << 30;
 
-/// First half of the hash of a page.
-pub(crate) type PageHash = [u8; 16];
-
-/// Hashes the content of a page.
-pub(crate) fn page_hash(data: &[u8]) -> PageHash {
-    let mut half = PageHash::default();
-    half.copy_from_slice(blake3::hash(data).as_bytes().split_at(size_of::<PageHash>()).0);
-    half
-}
-
-/// Returns where a slot lies in the file.
-pub(crate) fn slot_offset(slot: u32) -> u64 {
-    HEADER_LEN + u64::from(slot) * PAGE_BYTES
-}
-
 /// Why bytes are not an image.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
+    /// They are of an earlier version that is not read any more.
+    Older(u32),
     /// They are of a later version.
     Newer(u32),
     /// They are damaged: the part, and the place in it.
@@ -63,14 +44,14 @@ impl Flaw {
     pub(crate) fn at(self, place: impl fmt::Display) -> Flaw {
         match self {
             Flaw::Damaged(part, what) => Flaw::Damaged(part, format!("{place}, {what}")),
-            newer @ Flaw::Newer(_) => newer,
+            version @ (Flaw::Older(_) | Flaw::Newer(_)) => version,
         }
     }
 
     /// Names the file that the bytes belong to, which is not an image's; `supported` is the highest version read.
     pub(crate) fn in_file(self, path: String, supported: u32) -> StoreError {
         match self {
-            Flaw::Newer(version) => StoreError::NewerFile { path, version, supported },
+            Flaw::Older(version) | Flaw::Newer(version) => StoreError::NewerFile { path, version, supported },
             Flaw::Damaged(what, place) => StoreError::DamagedFile { path, what, place },
         }
     }
@@ -79,8 +60,17 @@ impl Flaw {
     pub(crate) fn of(self, image: &ImageId) -> StoreError {
         let image = image.clone();
         match self {
-            Flaw::Newer(version) => StoreError::NewerFormat { image, version, supported: VERSION },
+            Flaw::Older(version) => StoreError::OlderFormat { image, version },
+            Flaw::Newer(version) => StoreError::NewerFormat { image, version, supported: IMAGE_VERSION },
             Flaw::Damaged(what, place) => StoreError::Damaged { image, what, place },
         }
+    }
+}
+
+/// Names the image and the node of its tree that a flaw was found in.
+pub(crate) fn checked_node(flaw: Flaw, image: &ImageId, node: &ObjectHash) -> StoreError {
+    match flaw {
+        Flaw::Damaged(what, place) => Flaw::Damaged(what, format!("node {node}: {place}")).of(image),
+        other => other.of(image),
     }
 }

@@ -13,7 +13,7 @@ use super::segment::{Segment, SegmentError, SegmentWriter};
 use crate::StoreError;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::PackId;
-use crate::pack::{EntryNo, PackFile};
+use crate::pack::PackFile;
 use crate::storage::StorageFile;
 use crate::store::Shared;
 

@@ -1,90 +1,173 @@
 //! Writes one image.
 //!
 //! ```text
-//!   open ──put_*, attach──▶ open ──finish──▶ tables, sync, rename, sync folder ──▶ in the store
+//!   open ──put_*, attach──▶ open ──finish──▶ trees, packs synced, image file synced and renamed ──▶ in the store
 //!     │                       │
-//!     └── a write fails ──────┴── dropped ──▶ part file removed
+//!     └── a write fails ──────┴── dropped ──▶ part files removed; packs that are complete stay until `gc`
+//!
+//!   put_* ──batches──▶ Intake ──▶ workers: hash, look up, group, compress, append ──▶ Packs ──▶ sealing thread
+//!                                    └──▶ Reorder ──▶ page maps
 //! ```
 //!
-//! The caller's thread only copies pages into batches; a thread of the writer's own does the rest. Errors of that thread
-//! come out of the next call.
+//! The caller's thread only copies blocks into batches. Errors of the other threads come out of the next call.
 
-mod back;
+mod batch;
+mod complete;
+mod groups;
+mod intake;
+mod packs;
 mod page_map;
-mod queue;
+mod parent;
+mod publish;
+mod reorder;
+mod seen;
+mod worker;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use back::{Back, Finished};
-use queue::{Batch, Gone, Message, Sender};
+use batch::Batch;
+use complete::ObjectSink;
+use groups::Groups;
+use intake::{Bounds, Intake};
+use packs::Packs;
+use parent::ParentSpace;
+use publish::{Indexer, PartFile};
+use reorder::Reorder;
+use seen::Seen;
+use worker::{Work, Worker};
 
-use crate::format::{
-    Header, MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACE_BYTES, MAX_SPACES,
+use crate::format::MAX_ATTACHMENT_BYTES;
+use crate::format::image::{
+    AttachmentEntry, ImageFile, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PIECE_BYTES, is_space_len,
 };
+use crate::objects::Objects;
+use crate::ordered;
+use crate::pack::ObjectKind;
 use crate::storage::StorageFile;
-use crate::store::{Shared, image_name, part_name};
-use crate::{ImageId, ImageSummary, PAGE_BYTES, PAGE_SIZE, Page, SpaceIndex, StoreError, WriteOptions};
+use crate::store::{Shared, part_name};
+use crate::{BlockSize, ImageId, ImageReader, ImageSummary, Page, SpaceIndex, StoreError, WriteOptions};
 
-static ZERO_PAGE: Page = [0; PAGE_SIZE];
+/// As long as the largest block.
+static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()];
 
 /// An image that is being written; see [`Store::create_image`](crate::Store::create_image).
 ///
-/// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves nothing behind.
-/// Memory: the queue's bound, and at most 24 bytes for each page of a region that has data.
+/// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves at most packs that no
+/// image refers to, which `gc` removes. Memory: the queue's bound, 5 bytes for each page of a region that has data, and
+/// about 130 MiB at most for what is being looked up, compressed and written.
 pub struct ImageWriter {
     id: ImageId,
+    parent: Option<ImageId>,
+    /// The parent, where it is in the store and readable: held, so that it stays.
+    before: Option<ImageReader>,
     shared: Arc<Shared>,
-    /// Pages in each space.
-    spaces: Vec<u64>,
+    spaces: Vec<SpaceInfo>,
     space_names: BTreeSet<String>,
+    attachments: Vec<AttachmentEntry>,
     attachment_names: BTreeSet<String>,
-    cancelled: Arc<AtomicBool>,
-    /// None once the writer thread has ended.
-    lane: Option<Lane>,
-    /// Dropped after the thread has ended.
+    sink: ObjectSink,
+    batch: Batch,
+    work: Arc<Work>,
+    indexed: Arc<AtomicUsize>,
+    /// Empty once the workers have ended.
+    threads: Vec<JoinHandle<()>>,
+    is_ended: bool,
     part: PartFile,
+    /// Keeps `gc` from removing what is being referred to.
+    _hold: Box<dyn StorageFile>,
 }
 
-/// The writer thread, and the way to it.
-struct Lane {
-    sender: Sender,
-    /// Pages that are not sent yet.
-    batch: Batch,
-    thread: JoinHandle<Result<Option<Finished>, StoreError>>,
+/// A space as it was added.
+#[derive(Debug, Clone)]
+struct SpaceInfo {
+    name: String,
+    block_size: BlockSize,
+    len: u64,
+}
+
+impl SpaceInfo {
+    fn blocks(&self) -> u64 {
+        self.len.div_ceil(self.block_size.bytes_u64())
+    }
+}
+
+/// What [`crate::Store::create_image`] has ready for a writer.
+pub(crate) struct Begin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) id: ImageId,
+    pub(crate) options: WriteOptions,
+    pub(crate) before: Option<ImageReader>,
+    pub(crate) file: Box<dyn StorageFile>,
+    pub(crate) hold: Box<dyn StorageFile>,
 }
 
 impl ImageWriter {
-    /// Creates the part file with its header, and starts the thread.
-    pub(crate) fn begin(
-        shared: Arc<Shared>,
-        id: ImageId,
-        options: WriteOptions,
-        file: Box<dyn StorageFile>,
-    ) -> Result<ImageWriter, StoreError> {
-        let part = PartFile { shared: Arc::clone(&shared), name: part_name(&id), is_kept: false };
-        let header = Header { id: id.clone(), parent: options.parent }.encode();
-        file.write_at(0, &header).map_err(|error| shared.write_failed("write", &part.name, error))?;
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let (sender, receiver, batch) = queue::queue(options.queue_bytes);
-        let back = Back::new(Arc::clone(&shared), Arc::clone(&cancelled), part.name.clone(), header, file);
-        let thread = std::thread::Builder::new()
-            .name("image-writer".to_owned())
-            .spawn(move || back.run(&receiver))
-            .map_err(|source| StoreError::Io { op: "start a thread for", path: part.name.clone(), source })?;
-        Ok(ImageWriter {
+    /// Starts the threads.
+    pub(crate) fn begin(begin: Begin) -> Result<ImageWriter, StoreError> {
+        let Begin { shared, objects, id, options, before, file, hold } = begin;
+        let part = PartFile::new(Arc::clone(&shared), part_name(&id), file);
+        let (groups, seen) = (Arc::new(Groups::default()), Arc::new(Seen::new()));
+        let indexed = Arc::new(AtomicUsize::new(0));
+        let mut indexer = Indexer {
+            shared: Arc::clone(&shared),
+            objects: Arc::clone(&objects),
+            groups: Arc::clone(&groups),
+            seen: Arc::clone(&seen),
+            indexed: Arc::clone(&indexed),
+        };
+        let packs = Packs::begin(Arc::clone(&shared), id.to_string(), move |packs| indexer.sealed(packs))?;
+        let bounds = Bounds { memory_bytes: options.queue_bytes, spill_bytes: options.spill_bytes };
+        let work = Arc::new(Work {
+            objects,
+            intake: Intake::new(bounds, Arc::clone(&shared.storage), format!("{id}.spill.part")),
+            reorder: Reorder::default(),
+            groups,
+            seen,
+            packs,
+            parents: RwLock::default(),
+            failure: Mutex::default(),
+        });
+        let mut writer = ImageWriter {
             id,
+            parent: options.parent,
+            before,
             shared,
             spaces: Vec::new(),
             space_names: BTreeSet::new(),
+            attachments: Vec::new(),
             attachment_names: BTreeSet::new(),
-            cancelled,
-            lane: Some(Lane { sender, batch, thread }),
+            sink: ObjectSink::new(),
+            batch: Batch::new(),
+            work,
+            indexed,
+            threads: Vec::new(),
+            is_ended: false,
             part,
-        })
+            _hold: hold,
+        };
+        writer.start_workers()?;
+        Ok(writer)
+    }
+
+    fn start_workers(&mut self) -> Result<(), StoreError> {
+        for _ in 0..ordered::threads() {
+            let worker = Worker::new(Arc::clone(&self.work));
+            let thread = std::thread::Builder::new()
+                .name("image-worker".to_owned())
+                .spawn(move || worker.run())
+                .map_err(|source| StoreError::Io {
+                    op: "start a thread for",
+                    path: self.part.name().to_owned(),
+                    source,
+                })?;
+            self.threads.push(thread);
+        }
+        Ok(())
     }
 
     /// Returns the id that the image will have.
@@ -92,44 +175,64 @@ impl ImageWriter {
         &self.id
     }
 
-    /// Adds a space of `len` bytes, a multiple of the page size; its pages are zero until they are put.
-    pub fn add_space(&mut self, name: &str, len: u64) -> Result<SpaceIndex, StoreError> {
-        if len > MAX_SPACE_BYTES || !len.is_multiple_of(PAGE_BYTES) {
+    /// Adds a space of `len` bytes; its blocks are zero until they are put.
+    ///
+    /// The length is a multiple of 4096 for [`BlockSize::Page4K`], and of 512 for [`BlockSize::Block64K`].
+    pub fn add_space(
+        &mut self,
+        name: &str,
+        len: u64,
+        block_size: BlockSize,
+    ) -> Result<SpaceIndex, StoreError> {
+        if !is_space_len(block_size, len) {
             return Err(self.invalid(format!("space {name:?} cannot have a length of {len} bytes")));
         }
         check_name(&self.id, name, &self.space_names, MAX_SPACES as usize)?;
+        self.check_open()?;
         // The limit of 4096 spaces was just checked.
         let index = SpaceIndex(u32::try_from(self.spaces.len()).unwrap_or(u32::MAX));
-        self.send(|lane| {
-            lane.flush()?;
-            lane.sender.send(Message::Space { name: name.to_owned(), len })
-        })?;
+        let parent = self.parent_space(name, block_size).map(Arc::new);
+        self.work.parents.write().unwrap_or_else(PoisonError::into_inner).push(parent);
         self.space_names.insert(name.to_owned());
-        self.spaces.push(len / PAGE_BYTES);
+        self.spaces.push(SpaceInfo { name: name.to_owned(), block_size, len });
         Ok(index)
     }
 
-    /// Puts the content of a page, in place of what was put there before.
+    /// Puts the content of a page of a space of 4096-byte blocks, in place of what was put there before.
     ///
     /// A page of zero bytes is stored as zero. Waits only while the queue is full.
     pub fn put_page(&mut self, space: SpaceIndex, page: u64, data: &Page) -> Result<(), StoreError> {
-        if *data == ZERO_PAGE {
-            return self.put_zero(space, page);
-        }
-        self.check_page(space, page)?;
-        self.send(|lane| {
-            lane.batch.push_data(space.0, page, data);
-            lane.flush_if_full()
-        })
+        self.put_block(space, page, data)
     }
 
-    /// Makes a page zero, whatever was put there before.
-    pub fn put_zero(&mut self, space: SpaceIndex, page: u64) -> Result<(), StoreError> {
-        self.check_page(space, page)?;
-        self.send(|lane| {
-            lane.batch.push_zero(space.0, page);
-            lane.flush_if_full()
-        })
+    /// Puts the content of a block of any space, in place of what was put there before.
+    ///
+    /// The last block of a space may be as short as the space is; the rest of it is zero.
+    pub fn put_block(&mut self, space: SpaceIndex, block: u64, data: &[u8]) -> Result<(), StoreError> {
+        let (number, size) = self.locate(space, block)?;
+        self.check_open()?;
+        let len = self.spaces[space.position()].len - block * size.bytes_u64();
+        if data.len() != size.bytes() && data.len() as u64 != len {
+            return Err(self.invalid(format!("{} bytes for block {block}", data.len())));
+        }
+        if data == &ZERO[..data.len()] {
+            self.batch.push_zero(space.0, number);
+        } else if data.len() == size.bytes() {
+            self.batch.push_data(space.0, number, size, data);
+        } else {
+            let mut padded = data.to_vec();
+            padded.resize(size.bytes(), 0);
+            self.batch.push_data(space.0, number, size, &padded);
+        }
+        self.flush_if_full()
+    }
+
+    /// Makes a block zero, whatever was put there before.
+    pub fn put_zero(&mut self, space: SpaceIndex, block: u64) -> Result<(), StoreError> {
+        let (number, _) = self.locate(space, block)?;
+        self.check_open()?;
+        self.batch.push_zero(space.0, number);
+        self.flush_if_full()
     }
 
     /// Adds an attachment of at most 1 GiB under a name that no other has.
@@ -139,78 +242,128 @@ impl ImageWriter {
             return Err(self.invalid(format!("attachment {name:?} is too large: {len} bytes")));
         }
         check_name(&self.id, name, &self.attachment_names, MAX_ATTACHMENTS as usize)?;
-        self.send(|lane| {
-            lane.flush()?;
-            lane.sender.send(Message::Attachment { name: name.to_owned(), len })?;
-            lane.exchange(|sender, batch| sender.send_bytes(batch, bytes))
-        })?;
+        self.check_open()?;
+        let mut pieces = Vec::with_capacity(bytes.len().div_ceil(PIECE_BYTES));
+        for piece in bytes.chunks(PIECE_BYTES) {
+            match self.sink.store(&self.work, ObjectKind::Blob, piece) {
+                Ok(hash) => pieces.push(hash),
+                Err(error) => return Err(self.end_with(error)),
+            }
+        }
+        let hash = *blake3::hash(bytes).as_bytes();
+        self.attachments.push(AttachmentEntry { name: name.to_owned(), len, hash, pieces });
         self.attachment_names.insert(name.to_owned());
         Ok(())
     }
 
     /// Completes the image.
     ///
-    /// When this returns a summary, the image is in the store and durable: its file synced, renamed, the folder synced.
-    /// When it fails, the image is not in the store; after a crash in between, it may be there, and is whole then.
+    /// When this returns a summary, the image is in the store and durable: its packs and its file synced, renamed, the
+    /// folder synced. When it fails, the image is not in the store; after a crash in between, it may be there, and is
+    /// whole then.
     pub fn finish(mut self) -> Result<ImageSummary, StoreError> {
-        self.send(|lane| {
-            lane.flush()?;
-            lane.sender.send(Message::Finish)
-        })?;
-        let Some(Lane { sender, batch: _, thread }) = self.lane.take() else {
-            return Err(StoreError::Latched);
-        };
-        let finished = join(thread)?.ok_or(StoreError::Latched)?;
-        drop(sender);
-        self.publish()?;
-        self.part.is_kept = true;
-        drop(finished.file);
-        Ok(ImageSummary {
+        self.flush()?;
+        self.check_open()?;
+        self.work.intake.close();
+        self.join_workers();
+        if let Some(error) = self.work.take_failure() {
+            return Err(self.end_with(error));
+        }
+        match self.complete() {
+            Ok(file) => Ok(crate::reader::summary(&file)),
+            Err(error) => Err(self.end_with(error)),
+        }
+    }
+
+    /// Writes all that is missing; the workers have ended.
+    fn complete(&mut self) -> Result<ImageFile, StoreError> {
+        let trees = complete::trees(&self.work, &mut self.sink, &self.spaces)?;
+        let packs = self.work.packs.finish()?;
+        let mut file = ImageFile {
             id: self.id.clone(),
-            bytes: finished.space_bytes,
-            zero_bytes: finished.space_bytes - finished.data_bytes,
-            new_bytes: finished.data_bytes,
-            stored_bytes: finished.file_bytes,
-        })
+            parent: self.parent.clone(),
+            new_bytes: trees.new_bytes,
+            stored_bytes: packs.iter().map(|sealed| sealed.pack.stored_bytes).sum(),
+            spaces: trees.spaces,
+            attachments: std::mem::take(&mut self.attachments),
+        };
+        file.stored_bytes += u64::from(file.encoded_len());
+        publish::image(&self.shared, &mut self.part, &file, !packs.is_empty())?;
+        publish::index(&self.work.objects, &packs, &self.indexed);
+        Ok(file)
     }
 
-    /// Gives the complete file its final name, durably.
-    fn publish(&self) -> Result<(), StoreError> {
-        let Shared { storage, .. } = &*self.shared;
-        let name = image_name(&self.id);
-        storage
-            .rename(&self.part.name, &name)
-            .map_err(|error| self.shared.write_failed("rename", &self.part.name, error))?;
-        storage.sync_dir().map_err(|error| {
-            // The caller is told that there is no image, so there should be none.
-            let _ = storage.remove(&name);
-            self.shared.write_failed("sync the folder of", &name, error)
-        })
+    /// Finds the space of the parent that has the same name and block size. One that cannot be read is done without.
+    fn parent_space(&self, name: &str, block_size: BlockSize) -> Option<ParentSpace> {
+        let before = self.before.as_ref()?;
+        let entry = before.entry(name)?;
+        if entry.block_size != block_size {
+            return None;
+        }
+        ParentSpace::load(Arc::clone(&self.work.objects), before.id().clone(), entry.clone()).ok()
     }
 
-    fn check_page(&self, space: SpaceIndex, page: u64) -> Result<(), StoreError> {
-        match self.spaces.get(space.position()) {
-            Some(&pages) if page < pages => Ok(()),
-            Some(pages) => Err(self.invalid(format!("page {page} of a space of {pages} pages"))),
-            None => Err(self.invalid(format!("no space {}", space.position()))),
+    /// Checks that a space has a block, and returns its number and size.
+    fn locate(&self, space: SpaceIndex, block: u64) -> Result<(u32, BlockSize), StoreError> {
+        let Some(info) = self.spaces.get(space.position()) else {
+            return Err(self.invalid(format!("no space {}", space.position())));
+        };
+        // A space has at most 2^31 blocks.
+        match u32::try_from(block) {
+            Ok(number) if block < info.blocks() => Ok((number, info.block_size)),
+            _ => Err(self.invalid(format!("block {block} of a space of {} blocks", info.blocks()))),
         }
     }
 
-    /// Lets `action` talk to the writer thread; if that has failed, its error is the result.
-    fn send(&mut self, action: impl FnOnce(&mut Lane) -> Result<(), Gone>) -> Result<(), StoreError> {
-        let lane = self.lane.as_mut().filter(|_| !self.shared.is_latched());
-        match lane.map(action) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(Gone)) | None => Err(self.stop()),
+    fn flush_if_full(&mut self) -> Result<(), StoreError> {
+        if self.batch.is_full() { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.check_open()?;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        match self.work.intake.push(std::mem::replace(&mut self.batch, Batch::empty())) {
+            Ok(empty) => {
+                self.batch = empty;
+                Ok(())
+            }
+            Err(intake::Stopped) => Err(self.end()),
         }
     }
 
-    /// Ends the writer thread and returns the error that it met; another writer's failure is [`StoreError::Latched`].
-    fn stop(&mut self) -> StoreError {
-        self.cancelled.store(true, Ordering::Relaxed);
-        let Some(Lane { sender, batch: _, thread }) = self.lane.take() else { return StoreError::Latched };
-        drop(sender);
-        join(thread).err().unwrap_or(StoreError::Latched)
+    /// Fails once this writer, or any other of the store, has met a failed write.
+    fn check_open(&mut self) -> Result<(), StoreError> {
+        if self.is_ended || self.shared.is_latched() { Err(self.end()) } else { Ok(()) }
+    }
+
+    /// Ends the threads and returns the error that they met; another writer's failure is [`StoreError::Latched`].
+    fn end(&mut self) -> StoreError {
+        self.end_with(StoreError::Latched)
+    }
+
+    /// Ends the threads and returns the first error that they met, or this one.
+    fn end_with(&mut self, error: StoreError) -> StoreError {
+        if self.is_ended {
+            return error;
+        }
+        self.is_ended = true;
+        self.work.stop();
+        self.join_workers();
+        let sealing = self.work.packs.abandon();
+        match (self.work.take_failure(), error) {
+            (Some(failure), StoreError::Latched) => prefer(failure, sealing),
+            (_, error) => prefer(error, sealing),
+        }
+    }
+
+    fn join_workers(&mut self) {
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 
     fn invalid(&self, what: String) -> StoreError {
@@ -229,53 +382,24 @@ impl fmt::Debug for ImageWriter {
 
 impl Drop for ImageWriter {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-        if let Some(Lane { sender, batch: _, thread }) = self.lane.take() {
-            drop(sender);
-            // Its result no longer matters to anyone.
+        if self.is_ended {
+            return;
+        }
+        self.work.stop();
+        for thread in self.threads.drain(..) {
+            // Its end no longer matters to anyone.
             let _ = thread.join();
         }
+        let _ = self.work.packs.abandon();
     }
 }
 
-impl Lane {
-    fn flush_if_full(&mut self) -> Result<(), Gone> {
-        if self.batch.is_full() { self.flush() } else { Ok(()) }
+/// Returns the error that says more: a thread that only found the store latched does not know why.
+fn prefer(error: StoreError, other: Option<StoreError>) -> StoreError {
+    match (error, other) {
+        (StoreError::Latched, Some(other)) => other,
+        (error, _) => error,
     }
-
-    fn flush(&mut self) -> Result<(), Gone> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        self.exchange(Sender::send_pages)
-    }
-
-    /// Gives the batch away for another one.
-    fn exchange(&mut self, send: impl FnOnce(&mut Sender, Batch) -> Result<Batch, Gone>) -> Result<(), Gone> {
-        let batch = std::mem::take(&mut self.batch);
-        self.batch = send(&mut self.sender, batch)?;
-        Ok(())
-    }
-}
-
-/// The file of an image that is not complete; removed when dropped, unless it has got its final name.
-struct PartFile {
-    shared: Arc<Shared>,
-    name: String,
-    is_kept: bool,
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be removed now is found by the next sweep.
-            let _ = self.shared.storage.remove(&self.name);
-        }
-    }
-}
-
-fn join<T>(thread: JoinHandle<T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn check_name(image: &ImageId, name: &str, taken: &BTreeSet<String>, max: usize) -> Result<(), StoreError> {

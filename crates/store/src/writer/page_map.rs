@@ -1,109 +1,112 @@
-//! Which slot holds which page of a space, while an image is written.
+//! Where each block of a space is, while an image is written.
 //!
-//! 20 bytes for each page, in regions of 2 MiB of the space that are made when their first data page comes: a space that
-//! is mostly zero costs little.
+//! 5 bytes for each block, in regions of a leaf that are made when their first block comes: a space that is mostly zero
+//! costs little.
 
-use std::ops::Range;
+use crate::format::node::LEAF_BLOCKS;
 
-use crate::format::PageEntry;
+/// Blocks of one region: those of a leaf.
+const REGION_BLOCKS: usize = 1 << LEAF_BLOCKS.trailing_zeros();
 
-/// Pages of one region.
-const REGION_PAGES: usize = 512;
-/// The slot of a page that has none: it is zero.
-const NO_SLOT: u32 = u32::MAX;
-const ZERO: PageEntry = PageEntry { slot: NO_SLOT, hash: [0; 16] };
+/// Codes below this are not groups.
+const FIRST_GROUP: u32 = 2;
+const ZERO: u32 = 0;
+const PARENT: u32 = 1;
 
-/// Most slots in one image.
-pub(super) const MAX_SLOTS: u32 = NO_SLOT;
+/// Most groups that one image can refer to.
+pub(super) const MAX_GROUPS: u32 = u32::MAX - FIRST_GROUP;
 
-type Region = Box<[PageEntry; REGION_PAGES]>;
+/// Where the content of a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere: it is zero.
+    Zero,
+    /// Where the parent image has the block at the same place.
+    Parent,
+    /// In a group of [`super::groups::Groups`], by its number, and a slot of it.
+    Group(u32, u8),
+}
 
-/// Data pages of one space.
-#[derive(Debug, Default)]
+/// The blocks of one leaf.
+pub(super) struct Region {
+    codes: [u32; REGION_BLOCKS],
+    slots: [u8; REGION_BLOCKS],
+}
+
+impl Region {
+    /// Returns each block that is not zero with its place, ascending.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (u16, Place)> {
+        (0_u16..).zip(self.codes.iter().zip(&self.slots)).filter_map(|(block, (&code, &slot))| match code {
+            ZERO => None,
+            PARENT => Some((block, Place::Parent)),
+            code => Some((block, Place::Group(code - FIRST_GROUP, slot))),
+        })
+    }
+}
+
+/// The blocks of one space; all are zero at first.
+#[derive(Default)]
 pub(super) struct PageMap {
-    regions: Vec<Option<Region>>,
-    data_pages: u64,
+    regions: Vec<Option<Box<Region>>>,
 }
 
 impl PageMap {
-    pub(super) fn data_pages(&self) -> u64 {
-        self.data_pages
-    }
-
-    /// Returns the entry of a data page, or nothing for a zero page.
-    pub(super) fn get(&self, page: u64) -> Option<PageEntry> {
-        let (region, position) = place(page);
-        let entry = self.regions.get(region)?.as_ref()?[position];
-        (entry.slot != NO_SLOT).then_some(entry)
-    }
-
-    /// Makes `page` a data page.
-    pub(super) fn set(&mut self, page: u64, entry: PageEntry) {
-        debug_assert!(entry.slot != NO_SLOT, "slots end below MAX_SLOTS");
-        let (region, position) = place(page);
+    /// Says where a block is.
+    pub(super) fn set(&mut self, block: u32, place: Place) {
+        let block = block as usize;
+        let (region, position) = (block / REGION_BLOCKS, block % REGION_BLOCKS);
+        let (code, slot) = match place {
+            Place::Zero => (ZERO, 0),
+            Place::Parent => (PARENT, 0),
+            Place::Group(group, slot) => (group + FIRST_GROUP, slot),
+        };
         if region >= self.regions.len() {
+            if code == ZERO {
+                return;
+            }
             self.regions.resize_with(region + 1, || None);
         }
-        let region = self.regions[region].get_or_insert_with(|| Box::new([ZERO; REGION_PAGES]));
-        let old = std::mem::replace(&mut region[position], entry);
-        self.data_pages += u64::from(old.slot == NO_SLOT);
+        let region = &mut self.regions[region];
+        if region.is_none() && code == ZERO {
+            return;
+        }
+        let region = region.get_or_insert_with(|| {
+            Box::new(Region { codes: [ZERO; REGION_BLOCKS], slots: [0; REGION_BLOCKS] })
+        });
+        region.codes[position] = code;
+        region.slots[position] = slot;
     }
 
-    /// Makes `page` zero; returns the slot it had.
-    pub(super) fn clear(&mut self, page: u64) -> Option<u32> {
-        let (region, position) = place(page);
-        let region = self.regions.get_mut(region)?.as_mut()?;
-        let old = std::mem::replace(&mut region[position], ZERO);
-        let had_slot = old.slot != NO_SLOT;
-        self.data_pages -= u64::from(had_slot);
-        had_slot.then_some(old.slot)
+    /// Returns the regions that have been written to, with the number of their leaf, ascending.
+    pub(super) fn regions(&self) -> impl Iterator<Item = (u64, &Region)> {
+        (0..).zip(&self.regions).filter_map(|(leaf, region)| Some((leaf, region.as_deref()?)))
     }
-
-    /// Returns the runs of data pages, ascending, each as long as it can be.
-    pub(super) fn runs(&self) -> impl Iterator<Item = Range<u64>> {
-        let mut pages = self.pages_with_data().peekable();
-        std::iter::from_fn(move || {
-            let first = pages.next()?;
-            let mut end = first + 1;
-            while pages.next_if_eq(&end).is_some() {
-                end += 1;
-            }
-            Some(first..end)
-        })
-    }
-
-    fn pages_with_data(&self) -> impl Iterator<Item = u64> {
-        let regions = self.regions.iter().enumerate().filter_map(|(at, region)| Some((at, region.as_ref()?)));
-        regions.flat_map(|(at, region)| {
-            let first = (at * REGION_PAGES) as u64;
-            (first..).zip(region.iter()).filter(|(_, entry)| entry.slot != NO_SLOT).map(|(page, _)| page)
-        })
-    }
-}
-
-/// Returns the region of a page, and its position there.
-fn place(page: u64) -> (usize, usize) {
-    // Pages are below 2^31: a space has at most 2^43 bytes.
-    let page = usize::try_from(page).unwrap_or(usize::MAX);
-    (page / REGION_PAGES, page % REGION_PAGES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Runs become the extents on disk, where touching ones are refused: they must join across regions.
+    // What was set last counts, also across regions; a zero block costs no region.
     #[test]
-    fn runs_are_maximal_across_regions() {
+    fn the_last_place_counts() {
         let mut map = PageMap::default();
-        for page in [0, 511, 512, 513, 2000] {
-            map.set(page, PageEntry { slot: 1, hash: [1; 16] });
-        }
-        assert_eq!(map.runs().collect::<Vec<_>>(), [0..1, 511..514, 2000..2001]);
-        assert_eq!(map.clear(512), Some(1));
-        assert_eq!(map.clear(512), None);
-        assert_eq!(map.clear(1 << 30), None);
-        assert_eq!(map.runs().collect::<Vec<_>>(), [0..1, 511..512, 513..514, 2000..2001]);
-        assert_eq!(map.data_pages(), 4);
+        map.set(5000, Place::Zero);
+        assert_eq!(map.regions().count(), 0);
+        map.set(1023, Place::Group(0, 7));
+        map.set(1024, Place::Parent);
+        map.set(3, Place::Group(MAX_GROUPS - 1, 255));
+        map.set(1023, Place::Group(9, 1));
+        map.set(1025, Place::Parent);
+        map.set(1025, Place::Zero);
+        let found: Vec<_> =
+            map.regions().map(|(leaf, region)| (leaf, region.blocks().collect::<Vec<_>>())).collect();
+        assert_eq!(
+            found,
+            [
+                (0, vec![(3, Place::Group(MAX_GROUPS - 1, 255)), (1023, Place::Group(9, 1))]),
+                (1, vec![(0, Place::Parent)]),
+            ]
+        );
     }
 }

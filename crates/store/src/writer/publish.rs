@@ -1,0 +1,109 @@
+//! The last steps of an image: its file under its final name, and its packs in the index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::groups::Groups;
+use super::packs::Sealed;
+use super::seen::Seen;
+use crate::StoreError;
+use crate::format::image::ImageFile;
+use crate::hash::PackId;
+use crate::objects::Objects;
+use crate::storage::StorageFile;
+use crate::store::{Shared, image_name};
+
+/// Blocks after which those of complete packs go to the index: about 40 MiB of memory.
+const MAX_SEEN: usize = 900_000;
+
+/// The file of an image that is not complete; removed when dropped, unless it has got its final name.
+pub(super) struct PartFile {
+    shared: Arc<Shared>,
+    name: String,
+    file: Box<dyn StorageFile>,
+    is_kept: bool,
+}
+
+impl PartFile {
+    pub(super) fn new(shared: Arc<Shared>, name: String, file: Box<dyn StorageFile>) -> PartFile {
+        PartFile { shared, name, file, is_kept: false }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // What cannot be removed now is found by the next sweep.
+            let _ = self.shared.storage.remove(&self.name);
+        }
+    }
+}
+
+/// Writes an image's file and gives it its final name, durably. The packs it needs have theirs, but not durably yet.
+pub(super) fn image(
+    shared: &Shared,
+    part: &mut PartFile,
+    file: &ImageFile,
+    has_packs: bool,
+) -> Result<(), StoreError> {
+    let Shared { storage, .. } = shared;
+    let sync_dir = |name: &str| {
+        storage.sync_dir().map_err(|error| shared.write_failed("sync the folder of", name, error))
+    };
+    if has_packs {
+        sync_dir(&part.name)?;
+    }
+    let failed = |op, error| shared.write_failed(op, &part.name, error);
+    part.file.write_at(0, &file.encode()).map_err(|error| failed("write", error))?;
+    part.file.sync().map_err(|error| failed("sync", error))?;
+    let name = image_name(&file.id);
+    storage.rename(&part.name, &name).map_err(|error| failed("rename", error))?;
+    sync_dir(&name).inspect_err(|_| {
+        // The caller is told that there is no image, so there should be none.
+        let _ = storage.remove(&name);
+    })?;
+    part.is_kept = true;
+    Ok(())
+}
+
+/// Makes the packs of a complete image known to the index.
+pub(super) fn index(objects: &Objects, packs: &[Sealed], indexed: &AtomicUsize) {
+    let from = indexed.load(Ordering::Relaxed).min(packs.len());
+    let ids: Vec<PackId> = packs[from..].iter().map(|sealed| sealed.pack.id).collect();
+    if !ids.is_empty() {
+        // The index is a cache: what is missing in it is found and added the next time it is loaded.
+        let _ = objects.index().add_packs(&ids);
+    }
+}
+
+/// Moves what was stored for a large image from memory to the index, while it is written.
+pub(super) struct Indexer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) groups: Arc<Groups>,
+    pub(super) seen: Arc<Seen>,
+    /// Number of packs that the index knows.
+    pub(super) indexed: Arc<AtomicUsize>,
+}
+
+impl Indexer {
+    /// Is told of all packs so far, whenever one is complete.
+    pub(super) fn sealed(&mut self, packs: &[Sealed]) -> Result<(), StoreError> {
+        if self.seen.len() < MAX_SEEN {
+            return Ok(());
+        }
+        let Shared { storage, .. } = &*self.shared;
+        storage.sync_dir().map_err(|error| self.shared.write_failed("sync the folder of", "packs", error))?;
+        let from = self.indexed.swap(packs.len(), Ordering::Relaxed);
+        let ids: Vec<PackId> = packs[from..].iter().map(|sealed| sealed.pack.id).collect();
+        self.objects.index().add_packs(&ids)?;
+        let numbers: BTreeSet<u32> = packs.iter().map(|sealed| sealed.number).collect();
+        self.seen.forget(&self.groups.in_packs(&numbers));
+        Ok(())
+    }
+}

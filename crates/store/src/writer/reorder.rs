@@ -1,0 +1,141 @@
+//! Brings what the workers found back into the order in which the blocks were put.
+//!
+//! Workers finish batches in any order, but a block can be put again, and the last put wins. So results wait here until
+//! those of all earlier batches are in the page maps. How far a worker may be ahead is bounded.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::page_map::{PageMap, Place};
+
+/// Batches whose results can wait.
+const WINDOW: u64 = 1024;
+
+/// Where one block is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    /// Position of the space.
+    pub(super) space: u32,
+    pub(super) block: u32,
+    pub(super) place: Place,
+}
+
+/// The page maps of all spaces, and results that wait.
+#[derive(Default)]
+pub(super) struct Reorder {
+    state: Mutex<State>,
+    advanced: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Batch whose results go into the maps next.
+    next: u64,
+    waiting: BTreeMap<u64, Vec<Placed>>,
+    maps: Vec<PageMap>,
+    is_stopped: bool,
+}
+
+impl Reorder {
+    /// Takes the results of a batch, all of them, and returns an empty list.
+    ///
+    /// Waits when the batch is too far ahead; the earliest one never waits.
+    pub(super) fn put(&self, batch: u64, placed: Vec<Placed>) -> Vec<Placed> {
+        let mut state = self.lock();
+        while batch >= state.next + WINDOW && !state.is_stopped {
+            state = self.advanced.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if batch != state.next {
+            state.waiting.insert(batch, placed);
+            return Vec::new();
+        }
+        let mut current = placed;
+        loop {
+            state.apply(&current);
+            match state.next_waiting() {
+                Some(following) => current = following,
+                None => break,
+            }
+        }
+        drop(state);
+        self.advanced.notify_all();
+        current.clear();
+        current
+    }
+
+    /// Lets all who wait go on: the image is given up.
+    pub(super) fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.advanced.notify_all();
+    }
+
+    /// Returns the page maps of the spaces that have been written to; nothing may be waiting.
+    pub(super) fn take_maps(&self) -> Vec<PageMap> {
+        let mut state = self.lock();
+        debug_assert!(state.waiting.is_empty(), "all batches are there");
+        std::mem::take(&mut state.maps)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn apply(&mut self, placed: &[Placed]) {
+        for Placed { space, block, place } in placed {
+            let space = *space as usize;
+            if space >= self.maps.len() {
+                self.maps.resize_with(space + 1, PageMap::default);
+            }
+            self.maps[space].set(*block, *place);
+        }
+        self.next += 1;
+    }
+
+    fn next_waiting(&mut self) -> Option<Vec<Placed>> {
+        self.waiting.remove(&self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(group: u32) -> Vec<Placed> {
+        vec![Placed { space: 1, block: 0, place: Place::Group(group, 0) }]
+    }
+
+    // Results come in any order; the block must end where the last batch put it.
+    #[test]
+    fn the_last_batch_wins_in_any_order() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+            let reorder = Reorder::default();
+            for batch in order {
+                reorder.put(batch, result(u32::try_from(batch).expect("small")));
+            }
+            let maps = reorder.take_maps();
+            let found: Vec<_> = maps[1].regions().flat_map(|(_, region)| region.blocks()).collect();
+            assert_eq!(found, [(0, Place::Group(2, 0))], "{order:?}");
+        }
+    }
+
+    // A worker that runs ahead must not pile results up without bound, and must not wait for itself.
+    #[test]
+    fn a_worker_too_far_ahead_waits_for_the_others() {
+        let reorder = Reorder::default();
+        std::thread::scope(|scope| {
+            let ahead = scope.spawn(|| {
+                for batch in 1..2 * WINDOW {
+                    reorder.put(batch, result(1));
+                }
+            });
+            while reorder.lock().waiting.len() as u64 != WINDOW - 1 {
+                std::thread::yield_now();
+            }
+            assert!(!ahead.is_finished());
+            reorder.put(0, result(0));
+        });
+        assert_eq!(reorder.lock().next, 2 * WINDOW);
+    }
+}

@@ -1,7 +1,7 @@
 //! Packs: files of compressed objects, each named by the hash of its uncompressed bytes.
 //!
 //! ```text
-//!   PackWriter ──append (several threads)──▶ X.pack.part ──finish: directory, footer, sync, rename──▶ PACKID.pack
+//!   PackWriter ──append (several threads)──▶ X.pack.part ──seal: directory, footer, sync; publish: rename──▶ PACKID.pack
 //!   PackFile   ◀──entry, block hashes, payload: one small read each──                                 PACKID.pack
 //! ```
 //!
@@ -19,7 +19,7 @@ use std::fmt;
 pub(crate) use codec::{Decoder, Encoder};
 pub(crate) use file::PackFile;
 pub(crate) use open::OpenPacks;
-pub(crate) use writer::{NewObject, PackWriter, SealedPack};
+pub(crate) use writer::{NewObject, PackWriter, SealedPart};
 
 use crate::block::BlockSize;
 use crate::hash::{ObjectHash, PackId};

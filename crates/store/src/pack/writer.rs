@@ -1,7 +1,7 @@
 //! Writes one pack; several threads may append at once.
 //!
 //! ```text
-//!   begin ─▶ X.pack.part: header ─append─▶ payloads ─finish─▶ directory, footer, sync ─rename─▶ PACKID.pack
+//!   begin ─▶ X.pack.part: header ─append─▶ payloads ─seal─▶ directory, footer, sync ─publish─▶ PACKID.pack
 //!               └── dropped, or a write fails: the part file is removed
 //! ```
 //!
@@ -70,6 +70,12 @@ pub(crate) struct SealedPack {
     pub(crate) stored_bytes: u64,
 }
 
+/// A complete, synced pack that still has its temporary name.
+pub(crate) struct SealedPart {
+    writer: PackWriter,
+    pack: SealedPack,
+}
+
 impl PackWriter {
     /// Begins a pack under the temporary name `part`, which ends in `.pack.part`; one without a writer is replaced.
     pub(crate) fn begin(shared: Arc<Shared>, part: &str) -> Result<PackWriter, StoreError> {
@@ -128,11 +134,10 @@ impl PackWriter {
         state.directory.block_hashes(entry).get(usize::from(slot)).copied()
     }
 
-    /// Writes directory and footer, syncs, and gives the file its final name.
+    /// Writes directory and footer, and syncs. None is returned for a pack without objects, whose file is removed.
     ///
-    /// Of threads that share the writer in an `Arc`, the last one gets it by `Arc::into_inner`. None is returned for a
-    /// pack without objects, whose file is removed.
-    pub(crate) fn finish(mut self) -> Result<Option<SealedPack>, StoreError> {
+    /// The file keeps its temporary name until [`SealedPart::publish`]: it goes when the result is dropped.
+    pub(crate) fn seal(self) -> Result<Option<SealedPart>, StoreError> {
         if self.shared.is_latched() {
             return Err(StoreError::Latched);
         }
@@ -152,11 +157,17 @@ impl PackWriter {
         let footer = PackFooter { directory_offset: end, entries, blocks, id };
         tail.extend_from_slice(&footer.encode());
         self.write(end, &tail)?;
-        let failed = |op, error| self.shared.write_failed(op, &self.part, error);
-        self.file.sync().map_err(|error| failed("sync", error))?;
-        self.shared.storage.rename(&self.part, &pack_name(&id)).map_err(|error| failed("rename", error))?;
-        self.is_finished = true;
-        Ok(Some(SealedPack { id, entries, stored_bytes: footer.file_len() }))
+        self.file.sync().map_err(|error| self.shared.write_failed("sync", &self.part, error))?;
+        let pack = SealedPack { id, entries, stored_bytes: footer.file_len() };
+        Ok(Some(SealedPart { writer: self, pack }))
+    }
+
+    /// Writes directory and footer, syncs, and gives the file its final name.
+    ///
+    /// Of threads that share the writer in an `Arc`, the last one gets it by `Arc::into_inner`. None is returned for a
+    /// pack without objects, whose file is removed.
+    pub(crate) fn finish(self) -> Result<Option<SealedPack>, StoreError> {
+        self.seal()?.map(SealedPart::publish).transpose()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
@@ -167,6 +178,17 @@ impl PackWriter {
     fn state(&self) -> MutexGuard<'_, State> {
         // A thread that died has reported it; the directory is changed in one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SealedPart {
+    /// Gives the file its final name, and lets go of it.
+    pub(crate) fn publish(mut self) -> Result<SealedPack, StoreError> {
+        let PackWriter { shared, part, .. } = &self.writer;
+        let renamed = shared.storage.rename(part, &pack_name(&self.pack.id));
+        renamed.map_err(|error| shared.write_failed("rename", part, error))?;
+        self.writer.is_finished = true;
+        Ok(self.pack)
     }
 }
 

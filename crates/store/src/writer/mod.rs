@@ -3,7 +3,7 @@
 //! ```text
 //!   open ──put_*, attach──▶ open ──finish──▶ trees, packs synced, image file synced and renamed ──▶ in the store
 //!     │                       │
-//!     └── a write fails ──────┴── dropped ──▶ part files removed; packs that are complete stay until `gc`
+//!     └── a write fails ──────┴── dropped ──▶ part files removed
 //!
 //!   put_* ──batches──▶ Intake ──▶ workers: hash, look up, group, compress, append ──▶ Packs ──▶ sealing thread
 //!                                    └──▶ Reorder ──▶ page maps
@@ -25,7 +25,6 @@ mod worker;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -56,8 +55,8 @@ static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()
 
 /// An image that is being written; see [`Store::create_image`](crate::Store::create_image).
 ///
-/// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves at most packs that no
-/// image refers to, which `gc` removes. Memory: the queue's bound, 5 bytes for each page of a region that has data, and
+/// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves nothing, but for packs of
+/// an image of many GiB, which `gc` removes. Memory: the queue's bound, 5 bytes for each page of a region that has data, and
 /// about 130 MiB at most for what is being looked up, compressed and written.
 pub struct ImageWriter {
     id: ImageId,
@@ -72,7 +71,6 @@ pub struct ImageWriter {
     sink: ObjectSink,
     batch: Batch,
     work: Arc<Work>,
-    indexed: Arc<AtomicUsize>,
     /// Empty once the workers have ended.
     threads: Vec<JoinHandle<()>>,
     is_ended: bool,
@@ -112,13 +110,11 @@ impl ImageWriter {
         let Begin { shared, objects, id, options, before, file, hold } = begin;
         let part = PartFile::new(Arc::clone(&shared), part_name(&id), file);
         let (groups, seen) = (Arc::new(Groups::default()), Arc::new(Seen::new()));
-        let indexed = Arc::new(AtomicUsize::new(0));
-        let mut indexer = Indexer {
+        let indexer = Indexer {
             shared: Arc::clone(&shared),
             objects: Arc::clone(&objects),
             groups: Arc::clone(&groups),
             seen: Arc::clone(&seen),
-            indexed: Arc::clone(&indexed),
         };
         let packs = Packs::begin(Arc::clone(&shared), id.to_string(), move |packs| indexer.sealed(packs))?;
         let bounds = Bounds { memory_bytes: options.queue_bytes, spill_bytes: options.spill_bytes };
@@ -144,7 +140,6 @@ impl ImageWriter {
             sink: ObjectSink::new(),
             batch: Batch::new(),
             work,
-            indexed,
             threads: Vec::new(),
             is_ended: false,
             part,
@@ -278,18 +273,18 @@ impl ImageWriter {
     /// Writes all that is missing; the workers have ended.
     fn complete(&mut self) -> Result<ImageFile, StoreError> {
         let trees = complete::trees(&self.work, &mut self.sink, &self.spaces)?;
-        let packs = self.work.packs.finish()?;
+        let mut packs = self.work.packs.finish()?;
         let mut file = ImageFile {
             id: self.id.clone(),
             parent: self.parent.clone(),
             new_bytes: trees.new_bytes,
-            stored_bytes: packs.iter().map(|sealed| sealed.pack.stored_bytes).sum(),
+            // Known once the packs are published.
+            stored_bytes: 0,
             spaces: trees.spaces,
             attachments: std::mem::take(&mut self.attachments),
         };
-        file.stored_bytes += u64::from(file.encoded_len());
-        publish::image(&self.shared, &mut self.part, &file, !packs.is_empty())?;
-        publish::index(&self.work.objects, &packs, &self.indexed);
+        publish::image(&self.shared, &mut self.part, &mut file, &mut packs)?;
+        publish::index(&self.work.objects, &packs);
         Ok(file)
     }
 

@@ -1,16 +1,21 @@
 //! The packs that one image is written to: one is open at a time, full ones are sealed in the background.
 //!
 //! ```text
-//!   workers ──append──▶ open pack ──full──▶ sealing thread: directory, sync, rename ──▶ sealed
+//!   workers ──append──▶ open pack ──full──▶ sealing thread: directory, sync ──▶ sealed ──▶ published
 //! ```
+//!
+//! Packs get their names when the image is complete, or when the blocks in them are too many to be kept in memory and go to
+//! the index. So an image that is given up leaves little or nothing, which matters most when the disk is full.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::StoreError;
-use crate::pack::{NewObject, PackWriter, SealedPack};
+use crate::hash::PackId;
+use crate::pack::{NewObject, PackWriter, SealedPart};
 use crate::store::Shared;
 
 /// Full packs that wait to be sealed, at most; beyond that workers wait.
@@ -26,11 +31,30 @@ pub(super) struct Packs {
     sealing: Mutex<Option<Sealing>>,
 }
 
-/// A complete pack of the image, and its number among these.
-#[derive(Debug, Clone)]
+/// What became of the packs of one image so far.
+#[derive(Default)]
 pub(super) struct Sealed {
-    pub(super) number: u32,
-    pub(super) pack: SealedPack,
+    /// Complete packs without a name, by their numbers.
+    unnamed: Vec<(u32, SealedPart)>,
+    /// Numbers of the packs that have been published.
+    pub(super) published: BTreeSet<u32>,
+    /// Ids of packs that were published and that the index has not been told of.
+    pub(super) unindexed: Vec<PackId>,
+    /// Bytes of all packs that were published.
+    pub(super) stored_bytes: u64,
+}
+
+impl Sealed {
+    /// Gives all packs their names; durable once the folder is synced.
+    pub(super) fn publish(&mut self) -> Result<(), StoreError> {
+        for (number, part) in self.unnamed.drain(..) {
+            let pack = part.publish()?;
+            self.published.insert(number);
+            self.unindexed.push(pack.id);
+            self.stored_bytes += pack.stored_bytes;
+        }
+        Ok(())
+    }
 }
 
 struct Open {
@@ -40,15 +64,15 @@ struct Open {
 
 struct Sealing {
     full: SyncSender<Open>,
-    thread: JoinHandle<Result<Vec<Sealed>, StoreError>>,
+    thread: JoinHandle<Result<Sealed, StoreError>>,
 }
 
 impl Packs {
-    /// Makes no pack yet. `sealed` is told, in a thread of its own, of the packs so far whenever one is complete.
+    /// Makes no pack yet. `sealed` gets, in a thread of its own, the packs so far whenever one is complete.
     pub(super) fn begin(
         shared: Arc<Shared>,
         name: String,
-        sealed: impl FnMut(&[Sealed]) -> Result<(), StoreError> + Send + 'static,
+        sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Packs, StoreError> {
         let (full, waiting) = sync_channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
@@ -86,8 +110,8 @@ impl Packs {
         Ok(Some((open.number, open.writer.is_full())))
     }
 
-    /// Seals the open pack too, and waits for all. The packs' names are not durable yet.
-    pub(super) fn finish(&self) -> Result<Vec<Sealed>, StoreError> {
+    /// Seals the open pack too, and waits for all. Most have no names yet.
+    pub(super) fn finish(&self) -> Result<Sealed, StoreError> {
         let last = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(last) = last {
             self.send(last);
@@ -101,7 +125,7 @@ impl Packs {
         self.join().err()
     }
 
-    fn join(&self) -> Result<Vec<Sealed>, StoreError> {
+    fn join(&self) -> Result<Sealed, StoreError> {
         let sealing = self.sealing.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Sealing { full, thread }) = sealing else { return Err(StoreError::Latched) };
         drop(full);
@@ -140,12 +164,12 @@ impl Packs {
 
 fn seal_all(
     waiting: &Receiver<Open>,
-    mut sealed: impl FnMut(&[Sealed]) -> Result<(), StoreError>,
-) -> Result<Vec<Sealed>, StoreError> {
-    let mut packs = Vec::new();
+    mut sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError>,
+) -> Result<Sealed, StoreError> {
+    let mut packs = Sealed::default();
     while let Ok(Open { number, writer }) = waiting.recv() {
-        packs.extend(writer.finish()?.map(|pack| Sealed { number, pack }));
-        sealed(&packs)?;
+        packs.unnamed.extend(writer.seal()?.map(|part| (number, part)));
+        sealed(&mut packs)?;
     }
     Ok(packs)
 }

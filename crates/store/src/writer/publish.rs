@@ -1,15 +1,12 @@
 //! The last steps of an image: its file under its final name, and its packs in the index.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::groups::Groups;
 use super::packs::Sealed;
 use super::seen::Seen;
 use crate::StoreError;
 use crate::format::image::ImageFile;
-use crate::hash::PackId;
 use crate::objects::Objects;
 use crate::storage::StorageFile;
 use crate::store::{Shared, image_name};
@@ -44,20 +41,22 @@ impl Drop for PartFile {
     }
 }
 
-/// Writes an image's file and gives it its final name, durably. The packs it needs have theirs, but not durably yet.
+/// Gives packs and image their final names, durably: the packs first, so that an image never lacks one.
 pub(super) fn image(
     shared: &Shared,
     part: &mut PartFile,
-    file: &ImageFile,
-    has_packs: bool,
+    file: &mut ImageFile,
+    packs: &mut Sealed,
 ) -> Result<(), StoreError> {
     let Shared { storage, .. } = shared;
     let sync_dir = |name: &str| {
         storage.sync_dir().map_err(|error| shared.write_failed("sync the folder of", name, error))
     };
-    if has_packs {
+    packs.publish()?;
+    if !packs.published.is_empty() {
         sync_dir(&part.name)?;
     }
+    file.stored_bytes = packs.stored_bytes + u64::from(file.encoded_len());
     let failed = |op, error| shared.write_failed(op, &part.name, error);
     part.file.write_at(0, &file.encode()).map_err(|error| failed("write", error))?;
     part.file.sync().map_err(|error| failed("sync", error))?;
@@ -72,12 +71,10 @@ pub(super) fn image(
 }
 
 /// Makes the packs of a complete image known to the index.
-pub(super) fn index(objects: &Objects, packs: &[Sealed], indexed: &AtomicUsize) {
-    let from = indexed.load(Ordering::Relaxed).min(packs.len());
-    let ids: Vec<PackId> = packs[from..].iter().map(|sealed| sealed.pack.id).collect();
-    if !ids.is_empty() {
+pub(super) fn index(objects: &Objects, packs: &Sealed) {
+    if !packs.unindexed.is_empty() {
         // The index is a cache: what is missing in it is found and added the next time it is loaded.
-        let _ = objects.index().add_packs(&ids);
+        let _ = objects.index().add_packs(&packs.unindexed);
     }
 }
 
@@ -87,23 +84,20 @@ pub(super) struct Indexer {
     pub(super) objects: Arc<Objects>,
     pub(super) groups: Arc<Groups>,
     pub(super) seen: Arc<Seen>,
-    /// Number of packs that the index knows.
-    pub(super) indexed: Arc<AtomicUsize>,
 }
 
 impl Indexer {
-    /// Is told of all packs so far, whenever one is complete.
-    pub(super) fn sealed(&mut self, packs: &[Sealed]) -> Result<(), StoreError> {
+    /// Is given all packs so far, whenever one is complete.
+    pub(super) fn sealed(&self, packs: &mut Sealed) -> Result<(), StoreError> {
         if self.seen.len() < MAX_SEEN {
             return Ok(());
         }
+        packs.publish()?;
         let Shared { storage, .. } = &*self.shared;
         storage.sync_dir().map_err(|error| self.shared.write_failed("sync the folder of", "packs", error))?;
-        let from = self.indexed.swap(packs.len(), Ordering::Relaxed);
-        let ids: Vec<PackId> = packs[from..].iter().map(|sealed| sealed.pack.id).collect();
-        self.objects.index().add_packs(&ids)?;
-        let numbers: BTreeSet<u32> = packs.iter().map(|sealed| sealed.number).collect();
-        self.seen.forget(&self.groups.in_packs(&numbers));
+        self.objects.index().add_packs(&packs.unindexed)?;
+        packs.unindexed.clear();
+        self.seen.forget(&self.groups.in_packs(&packs.published));
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::objects::Objects;
 use crate::storage::{LockKind, Storage, StorageFile};
-use crate::writer::Begin;
+use crate::writer::{Begin, Limits};
 use crate::{ImageId, ImageReader, ImageWriter, StoreError};
 
 const IMAGE_SUFFIX: &str = ".image";
@@ -137,6 +137,16 @@ impl Store {
 
     /// Begins an image under an id that no image has.
     pub fn create_image(&self, id: ImageId, options: WriteOptions) -> Result<ImageWriter, StoreError> {
+        self.create_within(id, options, Limits::default())
+    }
+
+    /// Begins an image with other limits than usual.
+    pub(crate) fn create_within(
+        &self,
+        id: ImageId,
+        options: WriteOptions,
+        limits: Limits,
+    ) -> Result<ImageWriter, StoreError> {
         if self.latched() {
             return Err(StoreError::Latched);
         }
@@ -158,6 +168,7 @@ impl Store {
             before,
             file,
             hold,
+            limits,
         })
     }
 

@@ -252,12 +252,12 @@ impl ImageReader {
         self.cache.get_or_load((space.0, number), || self.load_leaf(space, &leaves[at])).map(Some)
     }
 
-    fn load_leaf(&self, space: SpaceIndex, found: &LeafRef) -> Result<Leaf, StoreError> {
+    pub(crate) fn load_leaf(&self, space: SpaceIndex, found: &LeafRef) -> Result<Leaf, StoreError> {
         tree::leaf(&self.objects, self.id(), &self.file.spaces[space.position()], found)
     }
 
     /// Returns the leaves of a space that are not all zero, ascending.
-    fn leaves(&self, space: SpaceIndex) -> Result<&[LeafRef], StoreError> {
+    pub(crate) fn leaves(&self, space: SpaceIndex) -> Result<&[LeafRef], StoreError> {
         let slot = &self.leaves[space.position()];
         if let Some(leaves) = slot.get() {
             return Ok(leaves);

@@ -21,6 +21,8 @@ mod parent;
 mod publish;
 mod reorder;
 mod seen;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -93,6 +95,21 @@ impl SpaceInfo {
     }
 }
 
+/// Sizes that tests make small.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Blocks that are remembered before those of complete packs go to the index: about 40 MiB of memory.
+    pub(crate) max_seen: usize,
+    /// Payload of a pack; [`crate::pack::PackWriter`] has its own limit too.
+    pub(crate) pack_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { max_seen: 900_000, pack_bytes: u64::MAX }
+    }
+}
+
 /// What [`crate::Store::create_image`] has ready for a writer.
 pub(crate) struct Begin {
     pub(crate) shared: Arc<Shared>,
@@ -102,12 +119,13 @@ pub(crate) struct Begin {
     pub(crate) before: Option<ImageReader>,
     pub(crate) file: Box<dyn StorageFile>,
     pub(crate) hold: Box<dyn StorageFile>,
+    pub(crate) limits: Limits,
 }
 
 impl ImageWriter {
     /// Starts the threads.
     pub(crate) fn begin(begin: Begin) -> Result<ImageWriter, StoreError> {
-        let Begin { shared, objects, id, options, before, file, hold } = begin;
+        let Begin { shared, objects, id, options, before, file, hold, limits } = begin;
         let part = PartFile::new(Arc::clone(&shared), part_name(&id), file);
         let (groups, seen) = (Arc::new(Groups::default()), Arc::new(Seen::new()));
         let indexer = Indexer {
@@ -115,8 +133,11 @@ impl ImageWriter {
             objects: Arc::clone(&objects),
             groups: Arc::clone(&groups),
             seen: Arc::clone(&seen),
+            max_seen: limits.max_seen,
         };
-        let packs = Packs::begin(Arc::clone(&shared), id.to_string(), move |packs| indexer.sealed(packs))?;
+        let packs = Packs::begin(Arc::clone(&shared), id.to_string(), limits.pack_bytes, move |packs| {
+            indexer.sealed(packs)
+        })?;
         let bounds = Bounds { memory_bytes: options.queue_bytes, spill_bytes: options.spill_bytes };
         let work = Arc::new(Work {
             objects,

@@ -26,6 +26,8 @@ pub(super) struct Packs {
     shared: Arc<Shared>,
     /// Beginning of the packs' temporary names.
     name: String,
+    /// Payload after which a pack is full, at most.
+    pack_bytes: u64,
     open: RwLock<Option<Open>>,
     next: AtomicU32,
     sealing: Mutex<Option<Sealing>>,
@@ -72,6 +74,7 @@ impl Packs {
     pub(super) fn begin(
         shared: Arc<Shared>,
         name: String,
+        pack_bytes: u64,
         sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Packs, StoreError> {
         let (full, waiting) = sync_channel(MAX_WAITING);
@@ -82,6 +85,7 @@ impl Packs {
         Ok(Packs {
             shared,
             name,
+            pack_bytes,
             open: RwLock::new(None),
             next: AtomicU32::new(0),
             sealing: Mutex::new(Some(Sealing { full, thread })),
@@ -107,7 +111,8 @@ impl Packs {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &*open else { return Ok(None) };
         open.writer.append(object)?;
-        Ok(Some((open.number, open.writer.is_full())))
+        let is_full = open.writer.is_full() || open.writer.payload_bytes() >= self.pack_bytes;
+        Ok(Some((open.number, is_full)))
     }
 
     /// Seals the open pack too, and waits for all. Most have no names yet.

@@ -11,9 +11,6 @@ use crate::objects::Objects;
 use crate::storage::StorageFile;
 use crate::store::{Shared, image_name};
 
-/// Blocks after which those of complete packs go to the index: about 40 MiB of memory.
-const MAX_SEEN: usize = 900_000;
-
 /// The file of an image that is not complete; removed when dropped, unless it has got its final name.
 pub(super) struct PartFile {
     shared: Arc<Shared>,
@@ -84,12 +81,14 @@ pub(super) struct Indexer {
     pub(super) objects: Arc<Objects>,
     pub(super) groups: Arc<Groups>,
     pub(super) seen: Arc<Seen>,
+    /// Blocks in memory after which those of complete packs go to the index.
+    pub(super) max_seen: usize,
 }
 
 impl Indexer {
     /// Is given all packs so far, whenever one is complete.
     pub(super) fn sealed(&self, packs: &mut Sealed) -> Result<(), StoreError> {
-        if self.seen.len() < MAX_SEEN {
+        if self.seen.len() < self.max_seen {
             return Ok(());
         }
         packs.publish()?;

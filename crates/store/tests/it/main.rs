@@ -4,5 +4,6 @@ mod basics;
 mod crash;
 mod damage;
 mod fault;
+mod generations;
 mod model;
 mod support;

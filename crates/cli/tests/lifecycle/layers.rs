@@ -12,10 +12,18 @@ use vmrewind_testkit::rig::{Guest, GuestSpec, Rig};
 
 use crate::{assert_says, rig};
 
-/// The files of memory images.
+/// The files of memory images. What they share stays until `gc`.
 fn image_files(rig: &Rig) -> Vec<PathBuf> {
-    let store = rig.root().join("store");
-    rig.files().into_iter().map(|(path, _)| path).filter(|path| path.starts_with(&store)).collect()
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "image");
+    rig.files().into_iter().map(|(path, _)| path).filter(is_image).collect()
+}
+
+/// What a snapshot's memory cost: a second one of a guest that has done little is mostly there already.
+fn costs_little(rig: &Rig, snapshot: &str) {
+    let memory = &rig.run_json(&["snapshot", "show", snapshot])["memory"];
+    let bytes = |field: &str| memory[field].as_u64().expect(field);
+    let data = bytes("bytes") - bytes("zero_bytes");
+    assert!(bytes("new_bytes") < data / 2 && bytes("stored_bytes") < data / 2, "{memory}");
 }
 
 /// Guards the user's images and disk space: a base is never written, what nobody needs is freed, what somebody needs is
@@ -29,6 +37,7 @@ fn bases_stay_and_deleted_snapshots_go() {
     guest.play(&[Snapshot("one")]);
     let (store_of_one, layers_of_one) = (image_files(&rig), guest.layers());
     guest.play(&[Snapshot("two"), Snapshot("three")]);
+    costs_little(&rig, "files@three");
 
     refuse_needed(&guest);
     guest.play(&[Delete("three"), Verify, Delete("two")]);

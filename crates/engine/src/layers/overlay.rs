@@ -1,14 +1,12 @@
 //! Makes deltas.
 
-use std::ffi::OsStr;
-
 use crate::error::{Error, Result};
-use crate::layers::image_tool::qemu_img;
+use crate::layers::delta_file::{self, Backing};
 use crate::layers::qcow2;
 use crate::record::journal::Overlay;
 use crate::record::vm::{BaseLayer, DiskRecord};
 use crate::root::VmFolder;
-use crate::root::file::{make_dir, remove_file, sync_dir, sync_file};
+use crate::root::file::{make_dir, remove_file, sync_dir};
 
 /// Makes the file of a delta of `disk`, empty and durable when it returns.
 ///
@@ -25,15 +23,12 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
             (location.unwrap_or_else(|| disk.base.location.clone()), disk.base.format.as_str())
         }
     };
-    let size = virtual_bytes(folder, disk, overlay)?.to_string();
-    let doing = format!("cannot make a new layer for disk '{}'", disk.name);
-    let words = ["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", &backing];
-    let mut arguments: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
-    arguments.extend([path.as_os_str(), OsStr::new(&size)]);
-    qemu_img(&doing, &arguments).inspect_err(|_| {
-        let _ = remove_file(&path);
-    })?;
-    sync_file(&path)?;
+    let virtual_bytes = virtual_bytes(folder, disk, overlay)?;
+    delta_file::write(&path, &Backing { file: &backing, format, virtual_bytes })
+        .inspect_err(|_| {
+            let _ = remove_file(&path);
+        })
+        .map_err(|error| error.while_doing(format!("cannot make a new layer for disk '{}'", disk.name)))?;
     sync_dir(&directory)
 }
 

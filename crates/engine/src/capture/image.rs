@@ -14,7 +14,7 @@ const DEVICE_STATE: &str = "device-state";
 
 /// Adds everything but pages and makes the image durable.
 pub(crate) fn finish(received: Received) -> Result<ImageSummary> {
-    let Received { captured, mut image } = received;
+    let Received { captured, mut image, guess: _ } = received;
     let parts = captured.into_parts();
     let summary = serde_json::to_vec(&parts.summary)
         .map_err(|error| Error::failed("cannot encode the machine's summary").because(error))?;

@@ -14,6 +14,7 @@
 //! does that.
 
 pub(crate) mod attempt;
+pub(crate) mod first_guess;
 pub(crate) mod guard;
 pub(crate) mod image;
 pub(crate) mod method;

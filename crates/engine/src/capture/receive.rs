@@ -12,9 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use vmrewind_qemu::postcopy::PageAddress;
 use vmrewind_qemu::stream::{Captured, Decoder, Limits, PAGE_SIZE, RamBlock, Sink};
 use vmrewind_store::{BlockSize, ImageWriter, SpaceIndex, StoreError};
 
+use crate::capture::first_guess::FirstGuess;
 use crate::error::{Context, Error, Result};
 use crate::images::store_error;
 use crate::root::file::io_error;
@@ -92,6 +94,8 @@ pub(crate) struct Received {
     pub(crate) captured: Captured,
     /// The image, not finished.
     pub(crate) image: ImageWriter,
+    /// The pages that the guest is thought to touch first.
+    pub(crate) guess: Vec<PageAddress>,
 }
 
 /// A reception under way.
@@ -147,7 +151,7 @@ impl Drop for Receiver {
 fn receive(listener: &UnixListener, image: ImageWriter, limits: Limits, gauge: &Gauge) -> Result<Received> {
     let mut stream = accept(listener, gauge)?;
     let mut decoder = Decoder::new(limits);
-    let mut sink = ImageSink { image, spaces: Vec::new(), gauge };
+    let mut sink = ImageSink { image, spaces: Vec::new(), guess: FirstGuess::default(), gauge };
     let mut chunk = vec![0_u8; CHUNK_BYTES];
     let mut first_page_told = false;
     let cannot = |error| io_error("cannot receive the guest's memory from QEMU", error);
@@ -175,7 +179,7 @@ fn receive(listener: &UnixListener, image: ImageWriter, limits: Limits, gauge: &
     let captured = decoder.finish().map_err(|error| {
         Error::failed("QEMU's migration stream is not whole or not understood").because(error)
     })?;
-    Ok(Received { captured, image: sink.image })
+    Ok(Received { captured, image: sink.image, guess: sink.guess.finish() })
 }
 
 fn accept(listener: &UnixListener, gauge: &Gauge) -> Result<UnixStream> {
@@ -225,6 +229,7 @@ fn stream_error(error: vmrewind_qemu::stream::DecodeError<StoreError>) -> Error 
 struct ImageSink<'a> {
     image: ImageWriter,
     spaces: Vec<SpaceIndex>,
+    guess: FirstGuess,
     gauge: &'a Gauge,
 }
 
@@ -252,11 +257,13 @@ impl Sink for ImageSink<'_> {
         page: u64,
         data: &[u8; PAGE_SIZE],
     ) -> std::result::Result<(), StoreError> {
+        self.guess.page(block, page);
         let space = self.space(block);
         self.image.put_page(space, page, data)
     }
 
     fn zero(&mut self, block: usize, page: u64) -> std::result::Result<(), StoreError> {
+        self.guess.page(block, page);
         let space = self.space(block);
         self.image.put_zero(space, page)
     }

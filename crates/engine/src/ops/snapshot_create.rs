@@ -23,6 +23,7 @@ use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay};
 use crate::lazy;
+use crate::lazy::working_set::WorkingSet;
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
@@ -79,6 +80,8 @@ struct Taking {
     pause: Duration,
     instant: Timestamp,
     memory: Option<ImageSummary>,
+    /// A guess at what the guest will touch first.
+    guess: Option<WorkingSet>,
 }
 
 impl Engine {
@@ -110,6 +113,11 @@ impl Engine {
             .commit(OPERATION, &RedoPlan { write: vec![manifest.clone()], ..RedoPlan::of(record.clone()) });
         if let Err(error) = committed {
             return Err(self.undo_attempt(&held, &outcome.undo, error));
+        }
+        if let Some(guess) = &outcome.taking.guess
+            && let Err(error) = guess.save(&held.folder, &plan.id)
+        {
+            tracing::info!("the first guess at the working set is not kept: {error}");
         }
         held.snapshots.0.push(manifest.clone());
         Ok(SnapshotView::of(&held.folder, &record, &held.snapshots, &manifest))
@@ -280,7 +288,7 @@ impl Engine {
             attempt.switch_disks()?;
             self.host.reached("disks-switched");
         }
-        Ok(Taking { pause: Duration::ZERO, instant: self.host.clock.now(), memory: None })
+        Ok(Taking { pause: Duration::ZERO, instant: self.host.clock.now(), memory: None, guess: None })
     }
 
     fn new_overlay(&self, disk: &DiskRecord) -> Overlay {
@@ -304,9 +312,11 @@ impl Engine {
         }
         let taken = taken?;
         self.host.reached("memory-taken");
+        let guess = (!taken.received.guess.is_empty())
+            .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
         let memory = crate::capture::image::finish(taken.received)?;
         self.host.reached("image-durable");
-        Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory) })
+        Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory), guess })
     }
 
     /// Undoes what was not decided. Gives the error to report.

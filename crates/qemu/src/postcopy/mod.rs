@@ -42,7 +42,7 @@ pub use source::{Batch, Content, Lane, Next, Piece, Progress, Source};
 pub type DataRuns = Vec<Range<u64>>;
 
 /// One page: an index into the list of blocks, and a number within the block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageAddress {
     /// Which block.
     pub block: usize,

@@ -6,7 +6,7 @@
 //!  undo a capture   let the guest go; new layers that can hold data of the VM stay, as its active layers without a
 //!                   snapshot; the others and the memory image go
 //!  undo a restore   end the QEMU that the restore started; its new layers go
-//!  redo             manifests, record, guest let go, then what is to be removed
+//!  redo             guest let go, manifests, record, then what is to be removed
 //! ```
 //! A layer that was switched to is kept rather than folded back: that takes no time, space or job in QEMU, and there
 //! is no moment at which it could be unknown which of two layers is newer. The disks' content is the same.
@@ -173,6 +173,13 @@ impl Ledger<'_> {
 
     /// Carries a decided operation out.
     fn redo(&self, plan: &RedoPlan) -> Result<()> {
+        // First, since a guest waits for it: the rest is only written down, and the journal says it already.
+        if plan.resume
+            && let Some(process) = Process::find(self.folder)?
+        {
+            let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
+            self.host.reached("guest-resumed");
+        }
         for manifest in &plan.write {
             self.freeze(manifest);
             manifest.save(self.folder)?;
@@ -180,12 +187,6 @@ impl Ledger<'_> {
         self.host.reached("manifests-written");
         plan.record.save(self.folder)?;
         self.host.reached("record-written");
-        if plan.resume
-            && let Some(process) = Process::find(self.folder)?
-        {
-            let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
-            self.host.reached("guest-resumed");
-        }
         for id in &plan.remove {
             remove_file(&self.folder.manifest(id))?;
             remove_file(&self.folder.working_set(id))?;

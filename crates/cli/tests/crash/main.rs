@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod lazy;
 mod restore;
 mod start;
 

@@ -67,18 +67,27 @@ pub(crate) struct Guard {
 impl Guard {
     /// Starts a guard for the VM in `folder`; it does nothing before [`Guard::arm`].
     pub(crate) fn start(host: &Host, folder: &VmFolder) -> Result<Self> {
-        let doing = || "cannot start the guard process that resumes the guest if vmrewind dies".to_owned();
+        let mut guard = Self::begin(host, folder)?;
+        guard.wait_ready()?;
+        Ok(guard)
+    }
+
+    /// Starts a guard without waiting until it is ready.
+    pub(crate) fn begin(host: &Host, folder: &VmFolder) -> Result<Self> {
         let mut command = Command::new(&host.helper);
         command.arg(GUARD_COMMAND).arg(folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = own_session(&mut command).spawn().context(doing)?;
+        let mut child = own_session(&mut command).spawn().context(cannot_start)?;
         let pipe = child.stdin.take();
+        Ok(Self { child, pipe })
+    }
+
+    /// Waits until it is ready to be armed.
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        let Some(stdout) = self.child.stdout.take() else { return Ok(()) };
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let _ = BufReader::new(stdout).read_line(&mut line);
-        }
-        let guard = Self { child, pipe };
-        if line.trim() == "ready" { Ok(guard) } else { Err(Error::failed(doing())) }
+        let _ = BufReader::new(stdout).read_line(&mut line);
+        if line.trim() == "ready" { Ok(()) } else { Err(Error::failed(cannot_start())) }
     }
 
     /// From now on this process's death lets the guest go.
@@ -97,6 +106,10 @@ impl Guard {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         pipe.write_all(&[word]).context(|| "the guard process is gone".into())
     }
+}
+
+fn cannot_start() -> String {
+    "cannot start the guard process that resumes the guest if vmrewind dies".into()
 }
 
 /// What the guard process does; `folder` is the VM's. Returns when it is no longer needed.

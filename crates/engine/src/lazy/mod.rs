@@ -78,6 +78,12 @@ impl Server {
         self.record.save(folder)
     }
 
+    /// Whether somebody still serves.
+    pub(crate) fn is_alive(&mut self, folder: &VmFolder) -> Result<bool> {
+        let supervised = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        Ok(supervised || ServerLock::is_held(folder)?)
+    }
+
     /// Ends it: its QEMU will not be served.
     pub(crate) fn give_up(mut self, folder: &VmFolder) -> Result<()> {
         drop(self.pipe.take());

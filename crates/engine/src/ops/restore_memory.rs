@@ -14,6 +14,7 @@ use vmrewind_qemu::qmp::commands::RunState;
 use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
+use crate::capture::guard::Guard;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
@@ -41,6 +42,8 @@ pub(super) struct Target<'a> {
     pub(super) snapshot: &'a Manifest,
     /// Each disk's layers.
     pub(super) chains: &'a BTreeMap<String, Vec<LayerId>>,
+    /// Whether its guest is to run.
+    pub(super) run: bool,
 }
 
 /// The memory of a snapshot.
@@ -55,16 +58,31 @@ pub(super) struct Memory {
 pub(super) struct Brought {
     /// The process.
     pub(super) started: Started,
+    /// A guard that gets ready meanwhile, where the guest is to run.
+    pub(super) guard: Option<Guard>,
     /// How its memory came, or comes.
     pub(super) mode: RestoreMode,
     /// Why not as it was meant.
     pub(super) note: Option<String>,
 }
 
+/// A QEMU that answers, and the guard that will watch over its first step.
+struct Launched {
+    started: Started,
+    guard: Option<Guard>,
+}
+
+impl Launched {
+    fn brought(self, mode: RestoreMode, note: Option<String>) -> Brought {
+        let Self { started, guard } = self;
+        Brought { started, guard, mode, note }
+    }
+}
+
 /// Why a lazy restore did not get to where the guest can run.
 enum Miss {
     /// This QEMU, which waits, does not do it.
-    Refused(Box<Started>, Error),
+    Refused(Box<Launched>, Error),
     /// QEMU or its server died.
     Lost(Error),
     /// No other try would be better.
@@ -74,9 +92,9 @@ enum Miss {
 impl Engine {
     /// Starts a QEMU that boots its guest when told to.
     pub(super) fn bring_cold(&self, target: &Target<'_>) -> Result<Brought> {
-        let started = self.launch(target, Purpose::BootPaused)?;
+        let launched = self.launch(target, Purpose::BootPaused)?;
         self.host.reached("qemu-started");
-        Ok(Brought { started, mode: RestoreMode::Cold, note: None })
+        Ok(launched.brought(RestoreMode::Cold, None))
     }
 
     /// Starts a QEMU and gives it its memory, lazily with `lazy`. The guest waits.
@@ -88,10 +106,10 @@ impl Engine {
         let mut waiting = None;
         for _ in 0..if lazy { LAZY_ATTEMPTS } else { 0 } {
             match self.load_lazily(target) {
-                Ok(started) => return Ok(Brought { started, mode: RestoreMode::Lazy, note: None }),
+                Ok(launched) => return Ok(launched.brought(RestoreMode::Lazy, None)),
                 Err(Miss::Final(error)) => return Err(error),
-                Err(Miss::Refused(started, error)) => {
-                    (waiting, why) = (Some(started), Some(error));
+                Err(Miss::Refused(launched, error)) => {
+                    (waiting, why) = (Some(launched), Some(error));
                     break;
                 }
                 Err(Miss::Lost(error)) => {
@@ -100,8 +118,8 @@ impl Engine {
                 }
             }
         }
-        let started = match waiting {
-            Some(started) => *started,
+        let launched = match waiting {
+            Some(launched) => *launched,
             None => self.launch(target, Purpose::Incoming)?,
         };
         self.host.reached("qemu-started");
@@ -111,37 +129,36 @@ impl Engine {
             captured: &memory.captured,
             fresh_memory: fresh_memory(&target.snapshot.hardware),
         };
-        load(&feed, &started)?;
-        Ok(Brought { started, mode: RestoreMode::Eager, note: why.map(|error| why_eager(&error)) })
+        load(&feed, &launched.started)?;
+        Ok(launched.brought(RestoreMode::Eager, why.map(|error| why_eager(&error))))
     }
 
     /// Starts a QEMU and its page server, and waits until the guest can run.
-    fn load_lazily(&self, target: &Target<'_>) -> Result<Started, Miss> {
+    fn load_lazily(&self, target: &Target<'_>) -> Result<Launched, Miss> {
         let folder = &target.held.folder;
         let begin = || {
             lazy::end(folder)?;
             Server::begin(self, &target.held.record.name, folder, target.snapshot)
         };
         let mut server = begin().map_err(Miss::Final)?;
-        let prepared = self.launch(target, Purpose::Incoming).and_then(|started| {
+        let prepared = self.launch(target, Purpose::Incoming).and_then(|launched| {
             self.host.reached("qemu-started");
-            server.is_for(started.process.mark, folder)?;
-            Ok(started)
+            server.is_for(launched.started.process.mark, folder)?;
+            Ok(launched)
         });
         let given_up = |server: Server, miss: Miss| match server.give_up(folder) {
             Ok(()) => miss,
             Err(error) => Miss::Final(error),
         };
-        let started = match prepared {
-            Ok(started) => started,
+        let launched = match prepared {
+            Ok(launched) => launched,
             Err(error) => return Err(given_up(server, Miss::Final(error))),
         };
-        match self.feed_lazily(target, &started) {
-            Ok(()) => Ok(started),
-            Err(Fed::Refused(error)) if started.process.is_alive() => {
-                Err(given_up(server, Miss::Refused(Box::new(started), error)))
-            }
-            Err(Fed::Refused(error) | Fed::Lost(error)) => {
+        let started = &launched.started;
+        match self.feed_lazily(target, started, &mut server) {
+            Ok(()) => Ok(launched),
+            Err(Fed::Refused(error)) => Err(given_up(server, Miss::Refused(Box::new(launched), error))),
+            Err(Fed::Lost(error)) => {
                 let error = spawn::with_last_words(error, &started.process.run);
                 let ended = started.process.kill().and_then(|()| Process::forget(folder));
                 let miss = given_up(server, Miss::Lost(error));
@@ -151,16 +168,21 @@ impl Engine {
         }
     }
 
-    fn feed_lazily(&self, target: &Target<'_>, started: &Started) -> Result<(), Fed> {
+    fn feed_lazily(&self, target: &Target<'_>, started: &Started, server: &mut Server) -> Result<(), Fed> {
         let monitor = started.monitor().map_err(Fed::Final)?;
-        monitor.prepare_postcopy().map_err(Fed::Refused)?;
+        let refused = |error| if monitor.is_gone() { Fed::Lost(error) } else { Fed::Refused(error) };
+        monitor.prepare_postcopy().map_err(refused)?;
         let path = started.process.run.join(socket::LAZY);
         let _ = std::fs::remove_file(&path);
-        monitor.migrate_incoming(&path).map_err(Fed::Refused)?;
+        monitor.migrate_incoming(&path).map_err(refused)?;
         let deadline = Instant::now() + LOAD_PATIENCE;
         loop {
             match monitor.status() {
-                Ok(RunState::Inmigrate) => {}
+                Ok(RunState::Inmigrate) if server.is_alive(&target.held.folder).map_err(Fed::Final)? => {}
+                Ok(RunState::Inmigrate) => {
+                    let gone = Error::failed("the process that serves the guest's memory ended");
+                    return Err(self.server_failure(target).map_or(Fed::Lost(gone), Fed::Final));
+                }
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     started.process.wait_end(Duration::from_secs(2));
@@ -182,15 +204,17 @@ impl Engine {
         Some(Error::new(failure.kind(), what).because(Error::failed(failure.message)))
     }
 
-    fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Started> {
-        spawn::start(&Launch {
+    fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Launched> {
+        let started = spawn::start(&Launch {
             host: &self.host,
             folder: &target.held.folder,
             record: &target.held.record,
             hardware: &target.snapshot.hardware,
             chains: target.chains,
             purpose,
-        })
+        })?;
+        let guard = target.run.then(|| Guard::begin(&self.host, &target.held.folder)).transpose()?;
+        Ok(Launched { started, guard })
     }
 }
 

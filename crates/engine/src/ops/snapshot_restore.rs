@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use vmrewind_store::ImageReader;
@@ -36,6 +37,7 @@ use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
+use crate::root::file::sync_file;
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::end::end_process;
 use crate::vm::process::Process;
@@ -179,6 +181,7 @@ impl Engine {
             self.host.reached("layers-made");
             end_process(old, &held.folder)?;
             self.host.reached("old-ended");
+            sync_ahead(held);
         }
         // The layers that are abandoned are frozen as an undo point.
         tidy(&self.host, &held.folder, &held.record)?;
@@ -186,7 +189,7 @@ impl Engine {
             return Ok(None);
         }
         let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
-        let target = Target { held, snapshot: &plan.snapshot, chains: &chains };
+        let target = Target { held, snapshot: &plan.snapshot, chains: &chains, run: plan.run };
         lazy::forget_failure(&held.folder)?;
         let Some(memory) = memory else { return self.bring_cold(&target).map(Some) };
         let brought = self.bring_memory(&target, memory, plan.mode == RestoreMode::Lazy)?;
@@ -209,10 +212,8 @@ impl Engine {
             return Err(qemu_ended(&started.process));
         }
         let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
-        let guard = match &brought {
-            Some(_) if plan.run => Some(self.armed_guard(held)?),
-            _ => None,
-        };
+        let guard = brought.as_mut().and_then(|brought| brought.guard.take());
+        let guard = guard.map(|guard| self.armed(guard)).transpose()?;
         // Letting the guest run is part of what the commit carries out, on a connection of its own.
         if let Some(Brought { started, .. }) = &mut brought {
             started.disconnect();
@@ -226,8 +227,8 @@ impl Engine {
     }
 
     /// A guard that lets the guest run if this process dies once the restore is decided.
-    fn armed_guard(&self, held: &Held) -> Result<Guard> {
-        let mut guard = Guard::start(&self.host, &held.folder)?;
+    fn armed(&self, mut guard: Guard) -> Result<Guard> {
+        guard.wait_ready()?;
         guard.arm(Watch::Commit)?;
         self.host.reached("guard-armed");
         Ok(guard)
@@ -317,6 +318,7 @@ impl Engine {
                 runs: plan.run,
             });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
+        lazy::settle(self, &held.record.name, &held.folder, true)?;
         let mode = brought.as_ref().map_or(plan.mode, |brought| brought.mode);
         let why = brought.and_then(|brought| brought.note);
         let state = state::ask(&held.folder)?.guest;
@@ -358,6 +360,15 @@ impl Engine {
             .with_kind(kind)
             .hint(format!("`vmrewind vm start {name}` boots it from its disks"))
     }
+}
+
+/// Begins to make the abandoned layers durable: an undo point will need that, at a time when the new guest waits for it.
+fn sync_ahead(held: &Held) {
+    let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
+    let layers: Vec<PathBuf> = layers.collect();
+    let sync = move || layers.iter().for_each(|layer| drop(sync_file(layer)));
+    // Whether it works shows when it matters, at the commit.
+    let _ = std::thread::Builder::new().name("sync".into()).spawn(sync);
 }
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.

@@ -1,5 +1,7 @@
 //! The state of a VM as its process and QMP tell it.
 
+use std::time::Duration;
+
 use vmrewind_qemu::qmp::commands::RunState;
 
 use crate::error::Result;
@@ -8,6 +10,9 @@ use crate::monitor::Monitor;
 use crate::root::VmFolder;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
+
+/// How long a QEMU that does not answer may take to end, before it counts as living.
+const LAST_BREATH: Duration = Duration::from_millis(500);
 
 /// A VM's state and process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +33,13 @@ pub(crate) fn ask(folder: &VmFolder) -> Result<VmState> {
     let answer = Monitor::connect_briefly(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
     let guest = match answer {
         Ok(state) => state_word(&state).to_owned(),
-        Err(_) if !process.is_alive() => return Ok(stopped()),
+        // One that was killed needs a while to be gone.
+        Err(_) if process.wait_end(LAST_BREATH) => return Ok(stopped()),
         Err(_) => "unresponsive".to_owned(),
     };
     let restoring = lazy::under_way(folder).is_some_and(|record| record.qemu == Some(process.mark));
-    let plain = matches!(guest.as_str(), "running" | "paused");
+    // A QEMU whose page server was killed can wait for it in its main loop.
+    let plain = matches!(guest.as_str(), "running" | "paused" | "unresponsive");
     let word = if restoring && plain { "restoring".into() } else { guest.clone() };
     Ok(VmState { word, guest, pid })
 }

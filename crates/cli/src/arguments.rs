@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, guard, man, snapshot, vm};
+use crate::commands::{check, completions, doctor, gc, guard, man, snapshot, usage, vm};
 
 /// Restore points for QEMU virtual machines.
 ///
@@ -69,6 +69,12 @@ pub(crate) enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Run a command on the host; bring the VM back if it fails
     Guard(guard::GuardArguments),
+    /// Free what no snapshot needs any more
+    Gc(gc::GcArguments),
+    /// Look for damage in the store, and tell which snapshots it touches
+    Check(check::CheckArguments),
+    /// Show what VMs and snapshots take, alone and together
+    Usage(usage::UsageArguments),
     /// Check that this host has what vmrewind needs
     Doctor(doctor::DoctorArguments),
     /// Print the completion script of a shell

@@ -1,12 +1,15 @@
 //! The engine's dealings with the store: ids as manifests have them, removal, and the store's errors in the engine's
 //! terms.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmrewind_store::{DirStorage, ImageId, Store, StoreError};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::root::Root;
+use crate::root::file::io_error;
 
 /// Opens the store of a root.
 pub(crate) fn open_store(root: &Root) -> Result<Store> {
@@ -27,6 +30,55 @@ pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {
     }
 }
 
+/// Which of `images` no VM of the root names: in no manifest, no record, no journal of an operation under way.
+///
+/// `images` were listed before: an operation has its image in its journal before it begins it, and in the manifest before the
+/// journal goes. For the same reason the journal is read before the manifests. An id that stands anywhere in a VM's
+/// JSON files counts as named, and so does a manifest's file name, which is the image's id: a file that is damaged, or of
+/// which this function knows nothing, still keeps its image.
+pub(crate) fn unnamed_images(root: &Root, mut images: Vec<ImageId>) -> Result<Vec<ImageId>> {
+    for folder in root.vm_folders()? {
+        let mut words = text_of(&folder.journal())?;
+        for path in [folder.path().to_owned(), folder.run()] {
+            for file in json_files(&path)? {
+                words += &text_of(&file)?;
+            }
+        }
+        for manifest in json_files(&folder.snapshots())? {
+            words += &manifest.file_stem().unwrap_or_default().to_string_lossy();
+            words.push('\n');
+        }
+        images.retain(|image| !words.contains(image.as_str()));
+    }
+    Ok(images)
+}
+
+/// The content of a file; nothing where it is not there.
+fn text_of(path: &Path) -> Result<String> {
+    match fs::read(path) {
+        Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(io_error(&format!("cannot read '{}'", path.display()), error)),
+    }
+}
+
+/// The JSON files of a folder; none where it is not there.
+fn json_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = |error| io_error(&format!("cannot read '{}'", folder.display()), error);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // A VM that is being made or deleted, or has not been started.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(cannot(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(cannot)?.path();
+        files.extend(Some(path).filter(|path| path.extension().is_some_and(|extension| extension == "json")));
+    }
+    Ok(files)
+}
+
 /// The store's form of an image id.
 pub(crate) fn image_id(image: &str) -> Result<ImageId> {
     ImageId::new(image)
@@ -35,6 +87,14 @@ pub(crate) fn image_id(image: &str) -> Result<ImageId> {
 
 /// Gives an error of the store its kind and hint.
 pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
+    if let StoreError::Interrupted { what } = error {
+        return Error::interrupted(what);
+    }
+    if matches!(error, StoreError::Busy { .. }) {
+        return Error::new(ErrorKind::Busy, message)
+            .because(error)
+            .hint("wait for the other commands to end, then try again");
+    }
     let (full, newer, older, in_use, damaged) = (
         matches!(error, StoreError::NoSpace { .. }),
         matches!(error, StoreError::NewerFormat { .. } | StoreError::NewerFile { .. }),
@@ -61,5 +121,32 @@ pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
             .hint("this memory image can't be used; the snapshot's disks can still be (docs/format.md)")
     } else {
         Error::failed(message).because(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards every image that anything still refers to: gc removes the others.
+    #[test]
+    fn an_image_that_is_mentioned_anywhere_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join("vms").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("web/snapshots/aaaa000000000001.json", "not even JSON");
+        write("web/journal.json", r#"{"phase":{"image":"aaaa000000000002"}}"#);
+        write("web/vm.json", r#"{"first_start":{"image":"aaaa000000000003"}}"#);
+        write("web/run/serve.json", r#"{"image":"aaaa000000000004"}"#);
+        write(".gone-1/snapshots/aaaa000000000005.json", "{}");
+        write("web/layers/disk/aaaa000000000006.qcow2", "");
+        let images = |numbers: std::ops::RangeInclusive<u32>| {
+            numbers.map(|n| ImageId::new(format!("aaaa{n:012}")).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(unnamed_images(&root, images(1..=7)).unwrap(), images(6..=7));
     }
 }

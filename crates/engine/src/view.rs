@@ -187,8 +187,14 @@ pub struct MemoryView {
     pub zero_bytes: u64,
     /// Of these, not stored before.
     pub new_bytes: u64,
-    /// What the image takes on disk.
+    /// What the image added to the store.
     pub stored_bytes: u64,
+    /// What the store keeps for this image alone: deleting the snapshot frees it. Only `snapshot show` asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclusive_bytes: Option<u64>,
+    /// What the store keeps for this image and for others. Only `snapshot show` asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_bytes: Option<u64>,
 }
 
 /// The working set of a snapshot.
@@ -278,6 +284,8 @@ impl SnapshotView {
                 zero_bytes: memory.zero_bytes,
                 new_bytes: memory.new_bytes,
                 stored_bytes: memory.stored_bytes,
+                exclusive_bytes: None,
+                shared_bytes: None,
             }),
             working_set: WorkingSet::load(folder, &manifest.id).map(|set| WorkingSetView {
                 pages: set.pages(),

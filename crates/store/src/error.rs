@@ -90,6 +90,18 @@ pub enum StoreError {
         /// Image that was being verified.
         image: ImageId,
     },
+    /// The caller's progress callback asked to stop.
+    #[error("{what} was stopped")]
+    Interrupted {
+        /// What was being done.
+        what: &'static str,
+    },
+    /// Others are at work on the store in a way that this cannot go beside.
+    #[error("the store is busy: {what}")]
+    Busy {
+        /// What they do.
+        what: &'static str,
+    },
     /// The text is not an image id.
     #[error("{text:?} is not an image id: 1 to 64 lower-case hexadecimal digits are expected")]
     BadId {

@@ -17,15 +17,16 @@
 //! closed. The bytes are described in `docs/format.md`.
 
 mod block;
+mod check;
 mod error;
 mod format;
+mod gc;
+mod graph;
 mod hash;
 mod id;
-#[allow(dead_code, unused_imports, reason = "gc and check use the rest")]
 mod index;
 mod objects;
 mod ordered;
-#[allow(dead_code, reason = "gc and check use the rest")]
 mod pack;
 mod reader;
 mod storage;
@@ -33,18 +34,22 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod usage;
 mod writer;
 
 pub mod fuzz;
 
 pub use block::BlockSize;
+pub use check::{CheckOptions, CheckProgress, CheckReport, Damage, OnCheckProgress};
 pub use error::{Part, StoreError};
+pub use gc::{GcOptions, GcPlan, GcProgress, GcReport, OnGcProgress, PackReason, PackStep, PartStep};
 pub use hash::{BlockHash, ObjectHash, PackId};
 pub use id::ImageId;
 pub use pack::ObjectKind;
 pub use reader::{ImageReader, PageKind, Space};
 pub use storage::{DirStorage, LockKind, Storage, StorageFile};
 pub use store::{ImageSummary, Store, SweepReport, WriteOptions};
+pub use usage::{SetUsage, UsageReader};
 pub use writer::ImageWriter;
 
 /// Size of a page in bytes.

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
+use crate::format::image::ImageFile;
 use crate::objects::Objects;
+use crate::reader::read_file;
 use crate::storage::{LockKind, Storage, StorageFile};
 use crate::writer::{Begin, Limits};
 use crate::{ImageId, ImageReader, ImageWriter, StoreError};
@@ -24,7 +26,7 @@ const IMAGE_PART_SUFFIX: &str = ".image.part";
 /// End of the names of all files that are being written.
 const PART_SUFFIX: &str = ".part";
 /// File that keeps what writers refer to from being removed.
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 /// How long opening an image waits for one who creates or removes it: moments.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,8 +38,8 @@ const DEFAULT_SPILL_BYTES: u64 = 8 << 30;
 /// A set of images.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
-    objects: Arc<Objects>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) objects: Arc<Objects>,
 }
 
 /// How an image is written.
@@ -263,6 +265,47 @@ impl Store {
         }
     }
 
+    /// Locks a file that is there for its lock only; none when others have kept it for all of `wait`.
+    pub(crate) fn lock_file(
+        &self,
+        name: &str,
+        kind: LockKind,
+        wait: Option<Duration>,
+    ) -> Result<Option<Box<dyn StorageFile>>, StoreError> {
+        let Shared { storage, .. } = &*self.shared;
+        let created = storage.create_empty(name);
+        created.map_err(|error| self.shared.write_failed("create", name, error))?;
+        storage.lock(name, kind, wait).map_err(|error| self.shared.failed("lock", name, error))
+    }
+
+    /// Reads and verifies an image's file; none where it is gone, or of a format that refers to no objects.
+    pub(crate) fn image_file(&self, id: &ImageId) -> Result<Option<ImageFile>, StoreError> {
+        let name = image_name(id);
+        let file = match self.shared.storage.open(&name) {
+            Ok(file) => file,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(self.shared.failed("open", &name, error)),
+        };
+        match read_file(&self.shared, id, &*file) {
+            Ok(file) => Ok(Some(file)),
+            Err(StoreError::OlderFormat { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the length of an image's file; 0 where it cannot be asked.
+    pub(crate) fn image_file_bytes(&self, id: &ImageId) -> u64 {
+        self.shared.storage.open(&image_name(id)).and_then(|file| file.len()).unwrap_or(0)
+    }
+
+    /// Lists the files that are being written, or that dead writers left.
+    pub(crate) fn part_names(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = self.names()?;
+        names.retain(|name| is_part(name));
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Creates the part file of an image; one that has lost its writer is replaced.
     fn create_part(&self, id: &ImageId) -> Result<Box<dyn StorageFile>, StoreError> {
         let Shared { storage, .. } = &*self.shared;
@@ -281,7 +324,7 @@ impl Store {
         }
     }
 
-    fn names(&self) -> Result<Vec<String>, StoreError> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, StoreError> {
         self.shared.storage.list().map_err(|error| self.shared.failed("list", "", error))
     }
 }
@@ -308,7 +351,7 @@ fn is_part(name: &str) -> bool {
     let whole = name.strip_suffix(PART_SUFFIX);
     let stem = whole.and_then(|whole| kinds.iter().find_map(|kind| whole.strip_suffix(kind)));
     stem.is_some_and(|stem| {
-        !stem.is_empty() && stem.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+        !stem.is_empty() && stem.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'-'))
     })
 }
 

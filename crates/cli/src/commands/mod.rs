@@ -1,10 +1,13 @@
 //! The commands, one file each: arguments, what the engine is asked, and how the result is shown.
 
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
+pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod man;
 pub(crate) mod snapshot;
+pub(crate) mod usage;
 pub(crate) mod vm;
 
 use std::process::ExitCode;
@@ -25,6 +28,9 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<ExitCode, Comma
         Command::Guard(arguments) => return guard::run(session, arguments),
         Command::Vm(command) => vm::run(session, command),
         Command::Snapshot(command) => snapshot::run(session, command),
+        Command::Gc(arguments) => gc::run(session, &arguments),
+        Command::Check(arguments) => check::run(session, &arguments),
+        Command::Usage(arguments) => usage::run(session, &arguments),
         Command::Doctor(arguments) => doctor::run(session, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(session, &arguments),

@@ -23,6 +23,9 @@ const COMMANDS: &[&str] = &[
     "snapshot rename",
     "snapshot verify",
     "guard",
+    "gc",
+    "check",
+    "usage",
     "doctor",
 ];
 

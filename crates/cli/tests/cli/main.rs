@@ -14,5 +14,6 @@ mod json;
 mod sandbox;
 mod signals;
 mod snapshots_of_stopped;
+mod store;
 mod streams;
 mod terminal;

@@ -14,6 +14,7 @@ mod layers;
 mod lazy;
 mod machines;
 mod methods;
+mod store;
 mod written;
 
 use std::path::Path;

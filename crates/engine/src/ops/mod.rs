@@ -1,6 +1,8 @@
 //! The operations, one file each.
 
+pub(crate) mod check;
 pub(crate) mod console;
+pub(crate) mod gc;
 pub(crate) mod guest;
 pub(crate) mod restore_memory;
 pub(crate) mod snapshot_create;
@@ -9,6 +11,7 @@ pub(crate) mod snapshot_list;
 pub(crate) mod snapshot_rename;
 pub(crate) mod snapshot_restore;
 pub(crate) mod snapshot_verify;
+pub(crate) mod usage;
 pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;

@@ -36,14 +36,19 @@ impl Engine {
         Ok(listing)
     }
 
-    /// One snapshot.
+    /// One snapshot, with what its memory takes in the store.
     ///
     /// # Errors
     /// `NotFound`, `Damaged`.
     pub fn snapshot_show(&self, address: &Address) -> Result<SnapshotView> {
         let seen = self.look(&address.vm)?;
         let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
-        let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest);
+        let mut view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest);
+        if let (Some(memory), Some(stored)) = (&mut view.memory, &manifest.memory) {
+            let usage = self.image_usage(&stored.image)?;
+            memory.exclusive_bytes = Some(usage.exclusive_bytes);
+            memory.shared_bytes = Some(usage.shared_bytes);
+        }
         Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
     }
 }

@@ -101,6 +101,14 @@ impl Root {
         VmFolder { path: self.vms().join(name.as_str()) }
     }
 
+    /// The folders of all VMs, of those too that are being made or deleted.
+    pub(crate) fn vm_folders(&self) -> Result<Vec<VmFolder>> {
+        let folder = self.vms();
+        let cannot = |error| io_error(&format!("cannot read '{}'", folder.display()), error);
+        let entries = fs::read_dir(&folder).map_err(cannot)?;
+        entries.map(|entry| Ok(VmFolder::at(entry.map_err(cannot)?.path()))).collect()
+    }
+
     /// The names of all VMs, sorted.
     pub(crate) fn vm_names(&self) -> Result<Vec<VmName>> {
         let folder = self.vms();

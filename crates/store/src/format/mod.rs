@@ -6,7 +6,6 @@
 mod cursor;
 pub(crate) mod filter;
 pub(crate) mod image;
-#[allow(dead_code, reason = "gc and check use the rest")]
 pub(crate) mod node;
 pub(crate) mod pack;
 pub(crate) mod segment;

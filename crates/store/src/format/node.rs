@@ -68,12 +68,6 @@ pub(crate) fn root_height(blocks: u64) -> u8 {
     (0..MAX_HEIGHT).find(|&height| blocks <= covered_blocks(height)).unwrap_or(MAX_HEIGHT)
 }
 
-/// Returns the child of a node of `height` (at least 1) that covers `block`, which is counted from the space's start.
-pub(crate) fn child_of(height: u8, block: u64) -> u8 {
-    let child = block / covered_blocks(height - 1);
-    child.to_le_bytes().first().copied().unwrap_or(0)
-}
-
 impl Leaf {
     /// Returns where `block` (counted from the leaf's first) is: position in [`Leaf::groups`] and slot; none is zero.
     pub(crate) fn lookup(&self, block: u16) -> Option<(usize, u8)> {
@@ -196,12 +190,6 @@ fn decode_run(cursor: &mut Cursor<'_>, groups: usize) -> Result<Run, Flaw> {
 }
 
 impl Interior {
-    /// Returns the child at `position`; none is zero.
-    pub(crate) fn child(&self, position: u8) -> Option<&ObjectHash> {
-        let at = self.children.binary_search_by_key(&position, |(position, _)| *position).ok()?;
-        self.children.get(at).map(|(_, hash)| hash)
-    }
-
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(NODE_HEADER_LEN + self.children.len() * CHILD_LEN);
         bytes.extend_from_slice(&INTERIOR_MAGIC);
@@ -321,14 +309,10 @@ mod tests {
         #[test]
         fn an_interior_node_comes_back(children in prop::collection::btree_map(any::<u8>(), any::<u8>(), 1..257)) {
             let children: Vec<_> = children.into_iter().map(|(at, tag)| (at, ObjectHash::of(&[tag]))).collect();
-            let node = Interior { height: 2, children: children.clone() };
+            let node = Interior { height: 2, children };
             let bytes = node.encode();
-            prop_assert_eq!(Interior::decode(&bytes).expect("it was encoded"), node.clone());
+            prop_assert_eq!(Interior::decode(&bytes).expect("it was encoded"), node);
             prop_assert!(Interior::decode(&bytes[..bytes.len() - 1]).is_err());
-            for position in 0..=255 {
-                let expected = children.iter().find(|(at, _)| *at == position).map(|(_, hash)| hash);
-                prop_assert_eq!(node.child(position), expected);
-            }
         }
     }
 
@@ -372,8 +356,6 @@ mod tests {
         let at = [0, 1, 1024, 1025, 1 << 18, (1 << 18) + 1, 1 << 31];
         assert_eq!(at.map(root_height), [0, 0, 0, 1, 1, 2, 3]);
         assert_eq!([0, 1, 2].map(covered_blocks), [1 << 10, 1 << 18, 1 << 26]);
-        let block = 3 << 18 | 7 << 10 | 5;
-        assert_eq!([1, 2, 3].map(|height| child_of(height, block)), [7, 3, 0]);
         assert!(covered_blocks(MAX_HEIGHT) >= crate::format::MAX_SPACE_BYTES / BlockSize::Page4K.bytes_u64());
     }
 }

@@ -22,9 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use build::{NamedSegment, SEGMENT_PART_SUFFIX, SEGMENT_SUFFIX};
-pub(crate) use segment::{Segment, SegmentError, SegmentWriter};
+use segment::{Segment, SegmentError};
 
 use crate::StoreError;
+use crate::format::Flaw;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::{BlockHash, ObjectHash, PackId};
 use crate::pack::{Entry, EntryNo, ObjectKind, OpenPacks, PackFile, pack_of};
@@ -202,6 +203,32 @@ impl Index {
         Ok(true)
     }
 
+    /// Drops segments that cannot be used, and writes those anew that mostly speak of packs that are gone.
+    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, names) = self.list()?;
+        for name in names {
+            // One of a newer version is left to the program that reads it.
+            if let Err(SegmentError::Flaw(Flaw::Damaged(..))) = self.open_segment(&name) {
+                let _ = self.shared.storage.remove(&name);
+            }
+        }
+        let mut view = View::clone(&*self.load()?);
+        let is_gone = |id: &PackId| !view.packs.contains(id);
+        let is_stale = |named: &NamedSegment| {
+            let packs = named.segment.packs();
+            packs.iter().filter(|id| is_gone(id)).count() * 2 > packs.len()
+        };
+        // The stale ones first: those are merged, even if there is one only.
+        view.segments.sort_by_cached_key(|named| !is_stale(named));
+        let stale = view.segments.iter().take_while(|named| is_stale(named)).count();
+        if stale > 0 {
+            self.merge_first(&mut view, stale);
+            self.set(view);
+        }
+        Ok(())
+    }
+
     /// Returns the packs that are there, as last looked, in order.
     pub(crate) fn packs(&self) -> Result<Vec<PackId>, StoreError> {
         let mut packs: Vec<PackId> = self.view()?.packs.iter().copied().collect();
@@ -333,9 +360,13 @@ impl Index {
         view.segments.sort_by_key(|named| named.segment.len());
         let sizes: Vec<u64> = view.segments.iter().map(|named| named.segment.len()).collect();
         let count = segments_to_merge(&sizes);
-        if count < 2 {
-            return;
+        if count >= 2 {
+            self.merge_first(view, count);
         }
+    }
+
+    /// Merges the first `count` segments into one. What fails is done another time.
+    fn merge_first(&self, view: &mut View, count: usize) {
         if self.drop_damaged(view, count) {
             return;
         }

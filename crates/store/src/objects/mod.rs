@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use crate::StoreError;
 use crate::hash::{BlockHash, HASH_LEN, ObjectHash};
 use crate::index::{Index, ObjectPlace};
-use crate::pack::{Decoder, ObjectKind, PackFile};
+use crate::pack::{Decoder, Entry, EntryNo, ObjectKind, PackFile};
 use crate::store::Shared;
 
 /// Bytes of expanded objects that are kept.
@@ -115,6 +115,42 @@ impl Objects {
         Ok(found)
     }
 
+    /// Calls `visit` with the places of an object until it returns true; widens the search where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingObject`] where there is none all the same.
+    pub(crate) fn places(
+        &self,
+        object: &ObjectHash,
+        kind: ObjectKind,
+        mut visit: impl FnMut(ObjectPlace, &PackFile) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        for effort in 0..3 {
+            match effort {
+                0 => {}
+                1 => self.index.reload()?,
+                _ if self.index.rebuild()? => {}
+                _ => break,
+            }
+            let mut found = false;
+            self.index.each_place(object, kind, |place, pack| {
+                found = true;
+                visit(place, pack)
+            })?;
+            if found {
+                return Ok(());
+            }
+        }
+        Err(StoreError::MissingObject { object: *object, kind })
+    }
+
+    /// Reads and verifies one copy of an object.
+    pub(crate) fn load_at(&self, place: &ObjectPlace) -> Result<(), StoreError> {
+        let missing = StoreError::MissingObject { object: place.entry.hash, kind: place.entry.kind };
+        let pack = self.index.pack(place.pack)?.ok_or(missing)?;
+        Verifier::new().verify(&pack, place.number, &place.entry).map(drop)
+    }
+
     /// Applies `load` to the places of an object until it succeeds; widens the search before it gives up.
     fn search<T>(
         &self,
@@ -152,6 +188,30 @@ impl Objects {
     fn take_scratch(&self) -> Scratch {
         let free = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         free.unwrap_or_else(|| Scratch { decoder: Decoder::new(), payload: Vec::new() })
+    }
+}
+
+/// Verifies stored objects one after the other.
+pub(crate) struct Verifier {
+    scratch: Scratch,
+    raw: Vec<u8>,
+}
+
+impl Verifier {
+    pub(crate) fn new() -> Verifier {
+        Verifier { scratch: Scratch { decoder: Decoder::new(), payload: Vec::new() }, raw: Vec::new() }
+    }
+
+    /// Reads, expands and verifies an object, and returns it as it is stored.
+    pub(crate) fn verify(
+        &mut self,
+        pack: &PackFile,
+        number: EntryNo,
+        entry: &Entry,
+    ) -> Result<&[u8], StoreError> {
+        let place = ObjectPlace { pack: pack.id(), number, entry: *entry };
+        self.scratch.load(place, pack, &mut self.raw)?;
+        Ok(&self.scratch.payload)
     }
 }
 

@@ -58,6 +58,11 @@ impl PackFile {
         self.footer.entries
     }
 
+    /// Returns the stored bytes of all objects.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.footer.directory_offset - PACK_HEADER_LEN as u64
+    }
+
     /// Returns how many objects and blocks an index has to know for this pack.
     pub(crate) fn hints(&self) -> u64 {
         u64::from(self.footer.entries) + u64::from(self.footer.blocks)

@@ -19,7 +19,7 @@ use std::fmt;
 pub(crate) use codec::{Decoder, Encoder};
 pub(crate) use file::PackFile;
 pub(crate) use open::OpenPacks;
-pub(crate) use writer::{NewObject, PackWriter, SealedPart};
+pub(crate) use writer::{NewObject, PackWriter, SealedPack, SealedPart};
 
 use crate::block::BlockSize;
 use crate::hash::{ObjectHash, PackId};

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An append reserves its place under a lock, and writes outside of it. The directory is in memory until the pack is
-//! finished, so objects can be found and compared before.
+//! finished: it is what the pack is named by.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -120,18 +120,6 @@ impl PackWriter {
     /// Returns the bytes of payload so far.
     pub(crate) fn payload_bytes(&self) -> u64 {
         self.state().payload_bytes()
-    }
-
-    /// Returns an entry of the directory as it is now.
-    pub(crate) fn entry(&self, entry: EntryNo) -> Option<Entry> {
-        self.state().directory.entries.get(entry.0 as usize).copied()
-    }
-
-    /// Returns the hash of one block of a group.
-    pub(crate) fn block_hash(&self, entry: EntryNo, slot: u8) -> Option<BlockHash> {
-        let state = self.state();
-        let entry = state.directory.entries.get(entry.0 as usize)?;
-        state.directory.block_hashes(entry).get(usize::from(slot)).copied()
     }
 
     /// Writes directory and footer, and syncs. None is returned for a pack without objects, whose file is removed.

@@ -36,6 +36,10 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
         let (all, zero) = (size(memory.bytes), size(memory.zero_bytes));
         format!("{all}, of it {zero} zero; {} stored", size(memory.stored_bytes))
     });
+    let kept = view.memory.as_ref().and_then(|memory| {
+        let (exclusive, shared) = (memory.exclusive_bytes?, memory.shared_bytes?);
+        Some(format!("{} for this snapshot alone, {} shared with others", size(exclusive), size(shared)))
+    });
     let labels: Vec<String> = view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let disks =
         view.disks.iter().map(|disk| format!("{}, layer {}, {}", disk.name, disk.layer, size(disk.bytes)));
@@ -55,6 +59,7 @@ fn lines(view: &SnapshotView) -> Vec<(&'static str, String)> {
         ("pause", if view.pause_ms > 0.0 { duration_ms(view.pause_ms) } else { String::new() }),
         ("took", duration_ms(view.total_ms)),
         ("memory", memory.unwrap_or_default()),
+        ("kept", kept.unwrap_or_default()),
         ("working set", view.working_set.as_ref().map(working_set).unwrap_or_default()),
         ("disks", disks.collect::<Vec<_>>().join("\n")),
         ("machine", view.machine.clone().unwrap_or_default()),

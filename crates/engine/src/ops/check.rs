@@ -1,0 +1,136 @@
+//! Looks for damage in the store, and says which snapshots it touches.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+use vmrewind_store::{CheckOptions, CheckProgress, ImageId};
+
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{Host, Step};
+use crate::images::{image_id, store_error};
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckView {
+    /// Whether no damage was found.
+    pub ok: bool,
+    /// Whether every byte was read.
+    pub read_data: bool,
+    /// Memory images that were looked at.
+    pub images: u64,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Objects in them.
+    pub objects: u64,
+    /// Bytes that were read and verified.
+    pub read_bytes: u64,
+    /// What is damaged.
+    pub damage: Vec<DamageView>,
+    /// All snapshots that damage touches, `VM@NAME`.
+    pub damaged_snapshots: Vec<String>,
+    /// Snapshots whose memory an older vmrewind wrote: it can't be read by this one.
+    pub older_snapshots: Vec<String>,
+}
+
+/// One thing that is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DamageView {
+    /// What, where, and what is wrong with it.
+    pub what: String,
+    /// How many objects of the store it is.
+    pub objects: u64,
+    /// The snapshots that can't be read whole for it, `VM@NAME`.
+    pub snapshots: Vec<String>,
+}
+
+/// For each memory image the snapshots that name it, `VM@NAME`.
+type Names = BTreeMap<ImageId, Vec<String>>;
+
+impl Engine {
+    /// Checks the store's structure, and with `read_data` every byte of it. Damage is a result, not an error.
+    ///
+    /// # Errors
+    /// `Failed` where the storage can't be read, `Interrupted`.
+    pub fn check(&self, read_data: bool) -> Result<CheckView> {
+        let host = &self.host;
+        let checked = self.store.check(CheckOptions { read_data }, &mut |progress| told(host, progress));
+        self.host.progress.finished();
+        let report = checked.map_err(|error| store_error("cannot check the store", error))?;
+        let (names, mut damage) = self.snapshots_by_image()?;
+        let named = |images: &[ImageId]| -> Vec<String> {
+            images.iter().filter_map(|image| names.get(image)).flatten().cloned().collect()
+        };
+        damage.extend(report.damage.iter().map(|damage| DamageView {
+            what: damage.error.to_string(),
+            objects: damage.objects,
+            snapshots: named(&damage.images),
+        }));
+        let present =
+            self.store.images().map_err(|error| store_error("cannot list the store's images", error))?;
+        damage.extend(names.iter().filter(|(image, _)| !present.contains(image)).map(
+            |(image, snapshots)| {
+                let what = format!("memory image {image} is missing");
+                DamageView { what, objects: 0, snapshots: snapshots.clone() }
+            },
+        ));
+        let mut damaged_snapshots: Vec<String> =
+            damage.iter().flat_map(|damage| damage.snapshots.iter().cloned()).collect();
+        damaged_snapshots.sort_unstable();
+        damaged_snapshots.dedup();
+        Ok(CheckView {
+            ok: damage.is_empty(),
+            read_data,
+            images: report.images,
+            packs: report.packs,
+            objects: report.objects,
+            read_bytes: report.read_bytes,
+            damage,
+            damaged_snapshots,
+            older_snapshots: named(&report.older),
+        })
+    }
+
+    /// For each memory image the snapshots that name it; and the VMs whose snapshots can't be read, as damage.
+    fn snapshots_by_image(&self) -> Result<(Names, Vec<DamageView>)> {
+        let mut names = Names::new();
+        let mut damage = Vec::new();
+        for vm in self.root.vm_names()? {
+            let seen = match self.look(&vm) {
+                Ok(seen) => seen,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    damage.push(DamageView { what: in_one_line(&error), objects: 0, snapshots: Vec::new() });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for manifest in &seen.snapshots.0 {
+                if let Some(memory) = &manifest.memory {
+                    let snapshot = format!("{vm}@{}", manifest.name);
+                    names.entry(image_id(&memory.image)?).or_default().push(snapshot);
+                }
+            }
+        }
+        Ok((names, damage))
+    }
+}
+
+fn in_one_line(error: &Error) -> String {
+    let causes = error.causes();
+    [error.to_string()].into_iter().chain(causes).collect::<Vec<_>>().join(": ")
+}
+
+/// Tells of progress, and asks whether to go on.
+fn told(host: &Host, progress: CheckProgress) -> ControlFlow<()> {
+    // Small numbers count packs and images; a bar of bytes would say nothing of them.
+    if progress.what == "reading data" {
+        host.progress.step(Step {
+            what: progress.what,
+            done_bytes: progress.done,
+            total_bytes: progress.total,
+        });
+    }
+    if host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}

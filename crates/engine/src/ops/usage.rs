@@ -1,0 +1,138 @@
+//! What VMs and snapshots take in the store: alone, and together with others.
+
+use serde::Serialize;
+use vmrewind_store::{ImageId, SetUsage};
+
+use crate::engine::Engine;
+use crate::error::{ErrorKind, Result};
+use crate::ids::VmName;
+use crate::images::{image_id, store_error};
+use crate::root::file::allocated_bytes;
+
+/// What a root takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UsageView {
+    /// What the store's files take, all together.
+    pub stored_bytes: u64,
+    /// What disk layers take.
+    pub layer_bytes: u64,
+    /// The VMs.
+    pub vms: Vec<VmUsage>,
+}
+
+/// What one VM takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmUsage {
+    /// Its name.
+    pub vm: String,
+    /// What its disk layers take.
+    pub layer_bytes: u64,
+    /// Memory of all its snapshots, as the guests saw it.
+    pub logical_bytes: u64,
+    /// What the store keeps for this VM alone.
+    pub exclusive_bytes: u64,
+    /// What the store keeps for this VM and for others.
+    pub shared_bytes: u64,
+    /// Its snapshots that have memory.
+    pub snapshots: Vec<SnapshotUsage>,
+}
+
+/// What the memory of one snapshot takes in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotUsage {
+    /// Its name.
+    pub name: String,
+    /// Memory as the guest saw it, and device state.
+    pub logical_bytes: u64,
+    /// What the store keeps for this snapshot alone: deleting it frees that, after `gc`.
+    pub exclusive_bytes: u64,
+    /// What the store keeps for this snapshot and for others.
+    pub shared_bytes: u64,
+}
+
+/// A VM's snapshots with memory.
+struct Listed {
+    vm: VmName,
+    layer_bytes: u64,
+    names: Vec<String>,
+    images: Vec<ImageId>,
+}
+
+impl Engine {
+    /// What these VMs take, or all. Sharing counts all VMs of the root, whichever are asked for.
+    ///
+    /// # Errors
+    /// `NotFound`; `Damaged` where a VM can't be read.
+    pub fn usage(&self, vms: &[VmName]) -> Result<UsageView> {
+        let all = self.list_images()?;
+        for vm in vms.iter().filter(|vm| !all.iter().any(|listed| listed.vm == **vm)) {
+            // Says that there is none.
+            self.look(vm)?;
+        }
+        let failed = |error| store_error("cannot tell what snapshots take", error);
+        let mut reader = self.store.usage();
+        let of_vms =
+            reader.of(&all.iter().map(|listed| listed.images.clone()).collect::<Vec<_>>()).map_err(failed)?;
+        let singles: Vec<Vec<ImageId>> =
+            all.iter().flat_map(|listed| listed.images.iter().map(|image| vec![image.clone()])).collect();
+        let mut of_snapshots = reader.of(&singles).map_err(failed)?.into_iter();
+        let mut shown = Vec::new();
+        for (listed, usage) in all.iter().zip(of_vms) {
+            let snapshots: Vec<SnapshotUsage> =
+                listed.names.iter().zip(of_snapshots.by_ref()).map(snapshot_usage).collect();
+            if vms.is_empty() || vms.contains(&listed.vm) {
+                shown.push(VmUsage {
+                    vm: listed.vm.to_string(),
+                    layer_bytes: listed.layer_bytes,
+                    logical_bytes: usage.logical_bytes,
+                    exclusive_bytes: usage.exclusive_bytes,
+                    shared_bytes: usage.shared_bytes,
+                    snapshots,
+                });
+            }
+        }
+        let stored_bytes = self.store.stored_bytes().map_err(failed)?;
+        Ok(UsageView { stored_bytes, layer_bytes: shown.iter().map(|vm| vm.layer_bytes).sum(), vms: shown })
+    }
+
+    /// What one image takes, beside all others of the root.
+    pub(crate) fn image_usage(&self, image: &str) -> Result<SetUsage> {
+        let failed = |error| store_error("cannot tell what a snapshot takes", error);
+        let image = image_id(image)?;
+        let others =
+            self.store.images().map_err(failed)?.into_iter().filter(|other| *other != image).collect();
+        let usages = self.store.usage().of(&[vec![image], others]).map_err(failed)?;
+        Ok(usages.into_iter().next().unwrap_or_default())
+    }
+
+    fn list_images(&self) -> Result<Vec<Listed>> {
+        let mut all = Vec::new();
+        for vm in self.root.vm_names()? {
+            let seen = match self.look(&vm) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                seen => seen?,
+            };
+            let layers = seen.record.disks.iter().flat_map(|disk| {
+                disk.layers.iter().map(|layer| allocated_bytes(&seen.folder.layer(&disk.name, &layer.id)))
+            });
+            let mut listed = Listed { layer_bytes: layers.sum(), vm, names: Vec::new(), images: Vec::new() };
+            for manifest in &seen.snapshots.0 {
+                if let Some(memory) = &manifest.memory {
+                    listed.names.push(manifest.name.to_string());
+                    listed.images.push(image_id(&memory.image)?);
+                }
+            }
+            all.push(listed);
+        }
+        Ok(all)
+    }
+}
+
+fn snapshot_usage((name, usage): (&String, SetUsage)) -> SnapshotUsage {
+    SnapshotUsage {
+        name: name.clone(),
+        logical_bytes: usage.logical_bytes,
+        exclusive_bytes: usage.exclusive_bytes,
+        shared_bytes: usage.shared_bytes,
+    }
+}

@@ -1,0 +1,236 @@
+//! Looks for damage: in packs, images, trees; and says which images each finding touches.
+//!
+//! Structure is checked always: every directory against its hash, every image's file and every node of its tree, and that
+//! each object that is needed is in a directory. With `read_data` every object of every pack is read and verified too.
+//!
+//! An object with a good second copy touches no image. What is damaged and needed by no image is reported all the same.
+
+mod trace;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use trace::Trace;
+
+use crate::hash::PackId;
+use crate::objects::Verifier;
+use crate::ordered;
+use crate::pack::{Entry, EntryNo, PackFile};
+use crate::{ImageId, Store, StoreError};
+
+/// Stored bytes that are verified in one go.
+const BATCH_BYTES: u64 = 4 << 20;
+
+/// How thoroughly the store is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Reads and verifies every byte, not the structure only.
+    pub read_data: bool,
+}
+
+/// How far a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// What is being done: `reading packs`, `reading data`, `reading images`.
+    pub what: &'static str,
+    /// Bytes or images done.
+    pub done: u64,
+    /// Bytes or images in all.
+    pub total: u64,
+}
+
+/// Hears of progress, and can stop the work.
+pub type OnCheckProgress<'a> = dyn FnMut(CheckProgress) -> ControlFlow<()> + 'a;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct CheckReport {
+    /// Images that were looked at.
+    pub images: u64,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Objects in them.
+    pub objects: u64,
+    /// Bytes that were read and verified.
+    pub read_bytes: u64,
+    /// What is damaged.
+    pub damage: Vec<Damage>,
+    /// Images of an earlier format, which this program cannot read.
+    pub older: Vec<ImageId>,
+}
+
+/// Something that is damaged.
+#[derive(Debug)]
+pub struct Damage {
+    /// What it is; of several objects that are missing, one.
+    pub error: StoreError,
+    /// How many objects it is.
+    pub objects: u64,
+    /// Images that cannot be read whole for it, in order.
+    pub images: Vec<ImageId>,
+}
+
+impl Store {
+    /// Checks the store, and goes on after damage.
+    ///
+    /// # Errors
+    /// Only what keeps it from going on: failures of the storage, and [`StoreError::Interrupted`].
+    pub fn check(
+        &self,
+        options: CheckOptions,
+        progress: &mut OnCheckProgress<'_>,
+    ) -> Result<CheckReport, StoreError> {
+        let index = self.objects.index();
+        index.tidy()?;
+        let mut check = Check { report: CheckReport::default(), bad: Bad::new() };
+        let packs = index.packs()?;
+        let mut step = Steps { progress, what: "reading packs", done: 0, total: packs.len() as u64 };
+        let mut opened = Vec::new();
+        for id in packs {
+            step.advance(1)?;
+            opened.extend(check.structure(index.pack(id))?);
+        }
+        if options.read_data {
+            step.what = "reading data";
+            step.done = 0;
+            step.total = opened.iter().map(|pack| pack.file_len()).sum();
+            for pack in &opened {
+                check.data(pack, &mut step)?;
+            }
+        }
+        let images = self.images()?;
+        step = Steps { progress: step.progress, what: "reading images", done: 0, total: images.len() as u64 };
+        let mut trace = Trace::new(&self.objects, &check.bad, &mut check.report.damage);
+        for image in images {
+            step.advance(1)?;
+            match self.image_file(&image) {
+                Ok(Some(file)) => trace.image(&file)?,
+                Ok(None) => check.report.older.push(image),
+                Err(error) => trace.unreadable(image, error)?,
+            }
+            check.report.images += 1;
+        }
+        trace.finish();
+        Ok(check.report)
+    }
+}
+
+/// Copies of objects that are damaged, with their place in the list of damage.
+type Bad = HashMap<(PackId, EntryNo), usize>;
+
+/// A check under way.
+struct Check {
+    report: CheckReport,
+    bad: Bad,
+}
+
+impl Check {
+    /// Checks a pack's structure; returns it where it can be opened.
+    fn structure(
+        &mut self,
+        opened: Result<Option<Arc<PackFile>>, StoreError>,
+    ) -> Result<Option<Arc<PackFile>>, StoreError> {
+        self.report.packs += 1;
+        let pack = match opened {
+            Ok(Some(pack)) => pack,
+            // Removed by a collection meanwhile.
+            Ok(None) => return Ok(None),
+            Err(error) => return self.found(error).map(|()| None),
+        };
+        self.report.objects += u64::from(pack.entries());
+        let checked = pack.check_header().and_then(|()| pack.directory().map(drop));
+        if let Err(error) = checked {
+            self.found(error)?;
+        }
+        Ok(Some(pack))
+    }
+
+    /// Reads and verifies all objects of a pack.
+    fn data(&mut self, pack: &PackFile, step: &mut Steps<'_, '_>) -> Result<(), StoreError> {
+        let mut entries = Vec::new();
+        pack.each_entry(|number, entry, _| entries.push((number, *entry)))?;
+        let batches = batches(&entries);
+        let mut rest = pack.file_len();
+        let work = |batch: &[(EntryNo, Entry)]| verify(pack, batch);
+        let end = ordered::run(batches.into_iter(), work, |verified| {
+            let step = verified.and_then(|(bytes, damaged)| {
+                self.report.read_bytes += bytes;
+                for (number, error) in damaged {
+                    self.bad.insert((pack.id(), number), self.report.damage.len());
+                    self.found(error)?;
+                }
+                rest = rest.saturating_sub(bytes);
+                step.advance(bytes)
+            });
+            match step {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            }
+        });
+        match end {
+            ControlFlow::Continue(()) => step.advance(rest),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+
+    /// Notes damage; any other error ends the check.
+    fn found(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        self.report.damage.push(Damage { error, objects: 1, images: Vec::new() });
+        Ok(())
+    }
+}
+
+/// Tells of progress.
+struct Steps<'a, 'b> {
+    progress: &'a mut OnCheckProgress<'b>,
+    what: &'static str,
+    done: u64,
+    total: u64,
+}
+
+impl Steps<'_, '_> {
+    fn advance(&mut self, by: u64) -> Result<(), StoreError> {
+        self.done += by;
+        match (self.progress)(CheckProgress { what: self.what, done: self.done, total: self.total }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StoreError::Interrupted { what: self.what }),
+        }
+    }
+}
+
+/// Cuts the entries of a pack into pieces of some megabytes.
+fn batches(entries: &[(EntryNo, Entry)]) -> Vec<&[(EntryNo, Entry)]> {
+    let mut batches = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, (_, entry)) in entries.iter().enumerate() {
+        bytes += u64::from(entry.stored_len);
+        if bytes >= BATCH_BYTES {
+            batches.extend(entries.get(from..=at));
+            (from, bytes) = (at + 1, 0);
+        }
+    }
+    batches.extend(entries.get(from..).filter(|rest| !rest.is_empty()));
+    batches
+}
+
+/// Stored bytes that were read, and what was damaged in them.
+type Verified = (u64, Vec<(EntryNo, StoreError)>);
+
+fn verify(pack: &PackFile, batch: &[(EntryNo, Entry)]) -> Result<Verified, StoreError> {
+    let mut verifier = Verifier::new();
+    let mut bytes = 0;
+    let mut damaged = Vec::new();
+    for (number, entry) in batch {
+        bytes += u64::from(entry.stored_len);
+        match verifier.verify(pack, *number, entry) {
+            Ok(_) => {}
+            Err(error) if error.is_damage() => damaged.push((*number, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((bytes, damaged))
+}

@@ -1,0 +1,223 @@
+//! Carries a plan out. See the parent module for the order and what keeps it safe.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::compact::{Compaction, Rewritten};
+use super::mark::Marks;
+use super::{GcPlan, GcProgress, GcReport, OnGcProgress};
+use crate::format::image::ImageFile;
+use crate::graph::{self, Below, NodeRef};
+use crate::hash::{ObjectHash, PackId};
+use crate::objects::Objects;
+use crate::pack::{ObjectKind, pack_name};
+use crate::storage::{LockKind, StorageFile};
+use crate::store::LOCK_NAME;
+use crate::{ImageId, Store, StoreError};
+
+/// Held by the one collection that is under way.
+const GC_LOCK: &str = "gc-lock";
+/// Longest wait for a lock before the caller is asked whether to go on.
+const LOCK_SLICE: Duration = Duration::from_millis(200);
+
+impl Store {
+    /// Carries a plan out, beside writers and readers of this process and of others.
+    ///
+    /// To remove packs it needs to be alone with the store's lock for a moment. It waits for the writers that are at work
+    /// until `wait` is over, and fails with [`StoreError::Busy`] then: what it has written counts as dead the next time.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] also where another collection is under way.
+    pub fn gc(
+        &self,
+        plan: &GcPlan,
+        wait: Duration,
+        progress: &mut OnGcProgress<'_>,
+    ) -> Result<GcReport, StoreError> {
+        if self.latched() {
+            return Err(StoreError::Latched);
+        }
+        let _only_one = self.lock_gc()?;
+        self.check_current(plan)?;
+        let mut report = GcReport::default();
+        for image in &plan.images {
+            match self.remove_image(image) {
+                Ok(bytes) => {
+                    report.freed_bytes += bytes;
+                    report.images.push(image.clone());
+                }
+                Err(StoreError::InUse { .. }) => report.kept_images.push(image.clone()),
+                Err(error) => return Err(error),
+            }
+        }
+        let live: Vec<(PackId, u64)> = plan
+            .packs
+            .iter()
+            .filter(|step| step.live_bytes > 0)
+            .map(|step| (step.pack, step.live_bytes))
+            .collect();
+        let rewritten = Compaction::new(&self.shared, &self.objects, &plan.marks).run(&live, progress)?;
+        report.new_packs = rewritten.new.len() as u64;
+        let written: u64 = rewritten.new.iter().map(|pack| pack.stored_bytes).sum();
+        let doomed = doomed(plan, &rewritten);
+        if !doomed.is_empty() {
+            let alone = self.lock_alone(wait, progress)?;
+            self.remove_packs(plan, doomed, &mut report)?;
+            drop(alone);
+        }
+        for part in &plan.parts {
+            let removed = self.shared.storage.remove_abandoned(&part.name);
+            let removed = removed.map_err(|error| self.shared.failed("remove", &part.name, error))?;
+            report.freed_bytes += removed.unwrap_or(0);
+        }
+        report.freed_bytes = report.freed_bytes.saturating_sub(written);
+        self.objects.index().tidy()?;
+        Ok(report)
+    }
+
+    /// Refuses a plan that another collection has overtaken: it may have removed the copies that this one keeps.
+    fn check_current(&self, plan: &GcPlan) -> Result<(), StoreError> {
+        self.objects.index().reload()?;
+        let packs: HashSet<PackId> = self.objects.index().packs()?.into_iter().collect();
+        if plan.marks.packs().all(|pack| packs.contains(pack)) {
+            return Ok(());
+        }
+        Err(StoreError::Busy { what: "another collection was done meanwhile" })
+    }
+
+    /// Removes those packs that no image needs that came since the plan. The caller is alone with the store's lock.
+    fn remove_packs(
+        &self,
+        plan: &GcPlan,
+        doomed: BTreeSet<PackId>,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        let index = self.objects.index();
+        index.reload()?;
+        let images = self.images()?;
+        let came = images.iter().filter(|image| !plan.seen_images.contains(image));
+        let mut needs = Needs { objects: &self.objects, marks: &plan.marks, seen: HashSet::new(), doomed };
+        for image in came {
+            if let Some(file) = self.image_file(image)? {
+                needs.spare_image(&file)?;
+            }
+        }
+        let spared = needs.doomed;
+        report.kept_packs = plan.packs.iter().filter(|step| !spared.contains(&step.pack)).count() as u64;
+        for pack in &spared {
+            report.freed_bytes += self.remove_pack(pack)?;
+            report.removed_packs += 1;
+        }
+        let synced = self.shared.storage.sync_dir();
+        synced.map_err(|error| self.shared.write_failed("sync the folder of", "removed packs", error))?;
+        index.reload()
+    }
+
+    fn remove_pack(&self, pack: &PackId) -> Result<u64, StoreError> {
+        let name = pack_name(pack);
+        let storage = &self.shared.storage;
+        let removed = storage.open(&name).and_then(|file| {
+            let len = file.len()?;
+            storage.remove(&name).map(|()| len)
+        });
+        match removed {
+            Ok(len) => Ok(len),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(self.shared.failed("remove", &name, error)),
+        }
+    }
+
+    fn lock_gc(&self) -> Result<Box<dyn StorageFile>, StoreError> {
+        let what = "another collection is under way";
+        self.lock_file(GC_LOCK, LockKind::Exclusive, Some(Duration::ZERO))?.ok_or(StoreError::Busy { what })
+    }
+
+    /// Waits until no image is being written, and keeps it so.
+    fn lock_alone(
+        &self,
+        wait: Duration,
+        progress: &mut OnGcProgress<'_>,
+    ) -> Result<Box<dyn StorageFile>, StoreError> {
+        let begun = Instant::now();
+        loop {
+            let left = wait.saturating_sub(begun.elapsed());
+            if let Some(alone) = self.try_lock_alone(Some(left.min(LOCK_SLICE)))? {
+                return Ok(alone);
+            }
+            if left.is_zero() {
+                return Err(StoreError::Busy { what: "images are being written" });
+            }
+            super::report(progress, GcProgress { what: "waiting for captures", done: 0, total: 0 })?;
+        }
+    }
+
+    /// Takes the store's lock against all writers; none when they have kept it for all of `wait`.
+    pub(super) fn try_lock_alone(
+        &self,
+        wait: Option<Duration>,
+    ) -> Result<Option<Box<dyn StorageFile>>, StoreError> {
+        self.lock_file(LOCK_NAME, LockKind::Exclusive, wait)
+    }
+}
+
+/// Returns the packs that go: those that are unused, and those whose live objects are in new ones.
+fn doomed(plan: &GcPlan, rewritten: &Rewritten) -> BTreeSet<PackId> {
+    let unused = plan.packs.iter().filter(|step| step.live_bytes == 0).map(|step| step.pack);
+    let mut doomed: BTreeSet<PackId> = unused.chain(rewritten.replaced.iter().copied()).collect();
+    // A pack can be written again with the same content, and then it is the one that counts.
+    for pack in &rewritten.new {
+        doomed.remove(&pack.id);
+    }
+    doomed
+}
+
+/// Takes packs that an image needs off the list of those that go.
+struct Needs<'a> {
+    objects: &'a Objects,
+    /// Trees that the plan has walked: what they need is not on the list, or in a new pack.
+    marks: &'a Marks,
+    seen: HashSet<ObjectHash>,
+    doomed: BTreeSet<PackId>,
+}
+
+impl Needs<'_> {
+    fn spare_image(&mut self, file: &ImageFile) -> Result<(), StoreError> {
+        for root in graph::roots(file) {
+            self.spare_tree(&file.id, root)?;
+        }
+        for blob in graph::blobs(file) {
+            self.spare_object(&blob, ObjectKind::Blob)?;
+        }
+        Ok(())
+    }
+
+    fn spare_tree(&mut self, image: &ImageId, at: NodeRef) -> Result<(), StoreError> {
+        if self.marks.has_node(&at.hash) || !self.seen.insert(at.hash) {
+            return Ok(());
+        }
+        self.spare_object(&at.hash, ObjectKind::Node)?;
+        match graph::below(self.objects, image, at)? {
+            Below::Nodes(children) => {
+                children.into_iter().try_for_each(|child| self.spare_tree(image, child))
+            }
+            Below::Groups(groups) => {
+                groups.iter().try_for_each(|group| self.spare_object(group, ObjectKind::Group))
+            }
+        }
+    }
+
+    fn spare_object(&mut self, hash: &ObjectHash, kind: ObjectKind) -> Result<(), StoreError> {
+        let mut first = None;
+        let mut is_safe = false;
+        self.objects.places(hash, kind, |place, _| {
+            is_safe |= !self.doomed.contains(&place.pack);
+            first.get_or_insert(place.pack);
+            Ok(is_safe)
+        })?;
+        if let Some(pack) = first.filter(|_| !is_safe) {
+            self.doomed.remove(&pack);
+        }
+        Ok(())
+    }
+}

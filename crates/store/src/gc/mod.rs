@@ -1,0 +1,275 @@
+//! Frees what no image refers to: plan, then apply.
+//!
+//! ```text
+//!   plan:   images ──walk──▶ live objects ──▶ for each pack: keep, rewrite (mostly dead, or small), remove
+//!   apply:  remove unnamed images ─▶ rewrite: copy live objects, verified, to new packs ─▶ sync, index
+//!           ─▶ alone with the store's lock: look at the images that came meanwhile ─▶ remove old packs
+//! ```
+//!
+//! Writers hold the store's lock shared from beginning to end, so the removal meets none of them; what they have finished
+//! since the plan is looked at once more, and packs that it needs are kept. Readers hold no lock on packs: what they miss
+//! they find in the new ones. Whatever is interrupted leaves packs too many, never too few.
+//!
+//! Damage stops it: where a tree cannot be walked nobody knows what is live.
+
+mod apply;
+mod compact;
+mod decide;
+mod mark;
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use decide::{PackState, Verdict};
+use mark::Marks;
+
+use crate::hash::{ObjectHash, PackId};
+use crate::index::Index;
+use crate::pack::{EntryNo, ObjectKind, PackFile};
+use crate::storage::LockKind;
+use crate::{ImageId, Store, StoreError};
+
+/// What is to be freed.
+#[derive(Debug, Clone, Default)]
+pub struct GcOptions {
+    /// Complete images that nobody names any more.
+    pub remove_images: Vec<ImageId>,
+}
+
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcProgress {
+    /// What is being done: `reading images`, `rewriting packs`.
+    pub what: &'static str,
+    /// Images or bytes done.
+    pub done: u64,
+    /// Images or bytes in all.
+    pub total: u64,
+}
+
+/// Hears of progress, and can stop the work.
+pub type OnGcProgress<'a> = dyn FnMut(GcProgress) -> ControlFlow<()> + 'a;
+
+/// What a collection would do; nothing is done yet.
+#[derive(Debug, Clone, Default)]
+pub struct GcPlan {
+    /// Images that go.
+    pub images: Vec<ImageId>,
+    /// Packs that go, or are written anew without what is dead.
+    pub packs: Vec<PackStep>,
+    /// Files that dead writers left.
+    pub parts: Vec<PartStep>,
+    /// Bytes in all packs.
+    pub pack_bytes: u64,
+    /// Bytes of objects that images need.
+    pub live_bytes: u64,
+    /// Bytes that are free afterwards.
+    pub freed_bytes: u64,
+    /// An image is being written: what it has stored by now counts as dead here, and is kept.
+    pub has_writers: bool,
+    seen_images: BTreeSet<ImageId>,
+    marks: Marks,
+}
+
+/// One pack that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackStep {
+    /// The pack.
+    pub pack: PackId,
+    /// Length of its file.
+    pub bytes: u64,
+    /// Bytes in it that images need: they are written anew.
+    pub live_bytes: u64,
+    /// Why it goes.
+    pub reason: PackReason,
+}
+
+/// Why a pack goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PackReason {
+    /// No image needs anything in it.
+    Unused,
+    /// Less than half of it is needed.
+    MostlyUnused,
+    /// It is one of many small ones.
+    Small,
+}
+
+/// A file that a dead writer left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartStep {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Images that were removed.
+    pub images: Vec<ImageId>,
+    /// Packs that were removed.
+    pub removed_packs: u64,
+    /// Packs that were written.
+    pub new_packs: u64,
+    /// Bytes of removed files, less those of new ones.
+    pub freed_bytes: u64,
+    /// Packs of the plan that were kept, since an image that was finished meanwhile needs them, or since something in
+    /// them is damaged.
+    pub kept_packs: u64,
+    /// Images of the plan that were kept, since somebody reads them.
+    pub kept_images: Vec<ImageId>,
+}
+
+impl GcPlan {
+    /// Says whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.packs.is_empty() && self.parts.is_empty()
+    }
+}
+
+impl Store {
+    /// Works out what a collection would do. Nothing is changed.
+    ///
+    /// # Errors
+    /// Damage ([`StoreError::is_damage`]) in an image's file or tree, and objects that are missing: then nothing can be
+    /// collected. [`StoreError::Interrupted`] where `progress` says so.
+    pub fn plan_gc(
+        &self,
+        options: &GcOptions,
+        progress: &mut OnGcProgress<'_>,
+    ) -> Result<GcPlan, StoreError> {
+        let index = self.objects.index();
+        index.reload()?;
+        // Packs before images: of an image that is there, the packs were listed or are kept.
+        let packs = index.packs()?;
+        let has_writers = self.has_writers()?;
+        let mut marks = Marks::default();
+        let mut seen_images = BTreeSet::new();
+        let images = self.images()?;
+        let (doomed, kept): (Vec<ImageId>, Vec<ImageId>) =
+            images.into_iter().partition(|image| options.remove_images.contains(image));
+        let total = kept.len() as u64;
+        for (done, image) in (0..).zip(kept) {
+            report(progress, GcProgress { what: "reading images", done, total })?;
+            if let Some(file) = self.image_file(&image)? {
+                marks.mark_image(&self.objects, &file)?;
+            }
+            seen_images.insert(image);
+        }
+        let mut plan = GcPlan { images: doomed, seen_images, has_writers, ..GcPlan::default() };
+        plan.parts = self.abandoned_parts()?;
+        self.plan_packs(&mut plan, &mut marks, &packs)?;
+        let images: u64 = plan.images.iter().map(|image| self.image_file_bytes(image)).sum();
+        let parts: u64 = plan.parts.iter().map(|part| part.bytes).sum();
+        let packs: u64 = plan.packs.iter().map(|pack| pack.bytes.saturating_sub(pack.live_bytes)).sum();
+        plan.freed_bytes = images + parts + packs;
+        plan.marks = marks;
+        Ok(plan)
+    }
+
+    fn plan_packs(&self, plan: &mut GcPlan, marks: &mut Marks, packs: &[PackId]) -> Result<(), StoreError> {
+        let index = self.objects.index();
+        let mut states = Vec::with_capacity(packs.len());
+        for id in packs {
+            // What cannot be opened is left: nobody knows what is in it.
+            let Ok(Some(pack)) = index.pack(*id) else { continue };
+            states.push(PackState {
+                id: *id,
+                bytes: pack.file_len(),
+                payload_bytes: pack.payload_bytes(),
+                live_bytes: marks.live_bytes(id),
+            });
+        }
+        // Where a pack that goes has a second copy of something live, the copy that stays has to be a good one.
+        let mut checked = HashSet::new();
+        loop {
+            let going: Vec<PackId> = decide::verdicts(&states).map(|(state, _)| state.id).collect();
+            let unchecked: Vec<PackId> = going.into_iter().filter(|id| checked.insert(*id)).collect();
+            if unchecked.is_empty() {
+                break;
+            }
+            for id in unchecked {
+                self.keep_good_copies(marks, id)?;
+            }
+            for state in &mut states {
+                state.live_bytes = marks.live_bytes(&state.id);
+            }
+        }
+        plan.pack_bytes = states.iter().map(|state| state.bytes).sum();
+        plan.live_bytes = states.iter().map(|state| state.live_bytes).sum();
+        plan.packs = decide::verdicts(&states)
+            .map(|(state, verdict)| PackStep {
+                pack: state.id,
+                bytes: state.bytes,
+                live_bytes: state.live_bytes,
+                reason: match verdict {
+                    Verdict::Unused => PackReason::Unused,
+                    Verdict::MostlyUnused => PackReason::MostlyUnused,
+                    Verdict::Small => PackReason::Small,
+                },
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// Looks at the objects of a pack that may go, of which another pack has the copy that counts as live: where that one is
+    /// damaged, the one here is live instead.
+    fn keep_good_copies(&self, marks: &mut Marks, pack: PackId) -> Result<(), StoreError> {
+        let Some(file) = self.objects.index().pack(pack)? else { return Ok(()) };
+        let mut dead: Vec<(EntryNo, ObjectHash, ObjectKind)> = Vec::new();
+        file.each_entry(|number, entry, _| {
+            if !marks.is_live(&pack, number) {
+                dead.push((number, entry.hash, entry.kind));
+            }
+        })?;
+        for (number, hash, kind) in dead {
+            let Some(place) = marks.live_copy(self.objects.index(), &hash, kind)? else { continue };
+            let is_good = match self.objects.load_at(&place) {
+                Ok(()) => true,
+                Err(error) if error.is_damage() => false,
+                Err(error) => return Err(error),
+            };
+            if !is_good && let Some(entry) = file.entry(number)? {
+                marks.mark_place(pack, file.entries(), number, &entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether an image is being written, by anyone.
+    fn has_writers(&self) -> Result<bool, StoreError> {
+        Ok(self.try_lock_alone(Some(Duration::ZERO))?.is_none())
+    }
+
+    fn abandoned_parts(&self) -> Result<Vec<PartStep>, StoreError> {
+        let mut parts = Vec::new();
+        for name in self.part_names()? {
+            let held = self.shared.storage.lock(&name, LockKind::Exclusive, Some(Duration::ZERO));
+            if let Ok(Some(file)) = held {
+                let bytes = file.len().map_err(|error| self.shared.failed("read", &name, error))?;
+                parts.push(PartStep { name, bytes });
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// Tells of progress; fails when the work is to stop.
+fn report(progress: &mut OnGcProgress<'_>, step: GcProgress) -> Result<(), StoreError> {
+    match progress(step) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Interrupted { what: step.what }),
+    }
+}
+
+/// Opens a pack of a plan, which nobody else removes.
+fn open_pack(index: &Index, pack: PackId) -> Result<Option<std::sync::Arc<PackFile>>, StoreError> {
+    match index.pack(pack) {
+        Err(error) if error.is_damage() => Ok(None),
+        opened => opened,
+    }
+}

@@ -40,6 +40,10 @@ fn answer(guest: &Guest, line: &str) -> String {
         ["cpus"] => format!("CPUS {}", std::thread::available_parallelism().map_or(0, usize::from)),
         ["id"] => format!("ID {}", first_word_of("/proc/sys/kernel/random/boot_id")),
         ["clock"] => format!("CLOCK {}", milliseconds_since_1970()),
+        ["churn", percent] => {
+            let mut fill = guest.fill.write().unwrap_or_else(PoisonError::into_inner);
+            format!("CHURNED {}", fill.churn(percent.parse().unwrap_or(0)))
+        }
         ["agent", "hang"] => signal_agent("STOP"),
         ["agent", "kill"] => signal_agent("KILL"),
         ["write", name, ..] => write(name, line.splitn(3, ' ').nth(2).unwrap_or_default()),

@@ -9,7 +9,7 @@
 //!                 T <tick> <disk done> <disk in flight>  every TICK_MS
 //! host -> guest   verify | sync | stop | damage | ready | write NAME TEXT | read NAME
 //!                 efivar set NAME TEXT | efivar get NAME | uptime | cpus | id | clock
-//!                 agent hang | agent kill
+//!                 agent hang | agent kill | churn PERCENT
 //! ```
 //! Every answer is one line, and lines are never mixed. Parameters come from the kernel command line, by way of the
 //! environment: TICK_MS, DISK_MS, FILL (MiB), MIX, SEED, DIRTY_MIB, DIRTY_HZ (pages per second).
@@ -22,6 +22,7 @@ mod commands;
 mod disks;
 mod memory;
 mod power;
+mod source;
 
 use std::io::Write;
 use std::str::FromStr;

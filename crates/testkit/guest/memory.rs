@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lock;
+use crate::source::Source;
 
 const PAGE_BYTES: usize = 4096;
 const WORDS_PER_PAGE: usize = PAGE_BYTES / size_of::<u64>();
@@ -27,6 +28,8 @@ pub(crate) enum Mix {
     Zero,
     /// Of four pages two are text, one is random, one is zero.
     Mixed,
+    /// As the memory of a desktop: of 20 MiB, 12 are files of a source disk, 3 text, 3 random, 2 zero.
+    Desktop,
 }
 
 impl FromStr for Mix {
@@ -38,6 +41,7 @@ impl FromStr for Mix {
             "text" => Ok(Self::Text),
             "zero" => Ok(Self::Zero),
             "mixed" => Ok(Self::Mixed),
+            "desktop" => Ok(Self::Desktop),
             _ => Err(()),
         }
     }
@@ -49,44 +53,97 @@ impl Mix {
             (Self::Mixed, 0 | 1) => Self::Text,
             (Self::Mixed, 2) => Self::Random,
             (Self::Mixed, _) => Self::Zero,
+            // Where the source disk has given all that it has, text stands in.
+            (Self::Desktop, _) => match (page / PAGES_PER_MIB) % 20 {
+                0..15 => Self::Text,
+                15..18 => Self::Random,
+                _ => Self::Zero,
+            },
             (uniform, _) => uniform,
         }
     }
 }
 
-/// Memory written once at start, with its checksum.
+/// Memory written once at start, with its checksum; changed only when the host asks for it.
 pub(crate) struct Fill {
     words: Vec<u64>,
+    /// Where in `words` the first page begins: pages are the processor's own.
+    start: usize,
     sum: u64,
+    random: Random,
 }
 
 impl Fill {
     /// Fills `mib` MiB; `seed` 0 takes one from the kernel, so that two boots never have the same content.
     pub(crate) fn new(mib: usize, mix: Mix, seed: u64) -> Self {
+        let words = vec![0; (mib * PAGES_PER_MIB + 1) * WORDS_PER_PAGE];
+        let start = words.as_ptr().align_offset(PAGE_BYTES).min(WORDS_PER_PAGE);
+        let mut fill = Self { words, start, sum: 0, random: Random::new(seed) };
         let mut random = Random::new(seed);
-        let mut words = vec![0; mib * PAGES_PER_MIB * WORDS_PER_PAGE];
-        for (number, page) in words.chunks_exact_mut(WORDS_PER_PAGE).enumerate() {
-            fill_page(page, mix.of_page(number), &mut random);
+        let mut source = if matches!(mix, Mix::Desktop) { Source::open() } else { None };
+        for (number, page) in fill.pages().enumerate() {
+            let from_source = (number / PAGES_PER_MIB) % 20 < 12;
+            if !(from_source && source.as_mut().is_some_and(|source| source.read_page(page))) {
+                fill_page(page, mix.of_page(number), &mut random);
+            }
         }
-        let sum = checksum(&words);
-        Self { words, sum }
+        fill.sum = fill.actual();
+        fill
     }
 
-    /// The checksum at start.
+    /// The checksum that it should have.
     pub(crate) fn expected(&self) -> u64 {
         self.sum
     }
 
     /// The checksum of what is there now.
     pub(crate) fn actual(&self) -> u64 {
-        checksum(&self.words)
+        let end = self.words.len() - (WORDS_PER_PAGE - self.start);
+        checksum(&self.words[self.start..end])
     }
 
     /// Overwrites a page in every hundred, as a failure would.
     pub(crate) fn damage(&mut self) {
-        for page in self.words.chunks_exact_mut(WORDS_PER_PAGE).step_by(100) {
+        for page in self.pages().step_by(100) {
             page.fill(0xdead_dead_dead_dead);
         }
+    }
+
+    /// Changes about `percent` of the pages, as work does: in runs of eight, half of them a little, half of them anew.
+    ///
+    /// Returns how many.
+    pub(crate) fn churn(&mut self, percent: u64) -> usize {
+        const RUN: usize = 8;
+        let mut random = Random(self.random.next() | 1);
+        let mut changed = 0;
+        let mut pages = self.pages();
+        loop {
+            let run: Vec<_> = pages.by_ref().take(RUN).collect();
+            if run.is_empty() {
+                break;
+            }
+            if random.next() % 100 >= percent {
+                continue;
+            }
+            changed += run.len();
+            let anew = random.next().is_multiple_of(2);
+            for page in run {
+                if anew {
+                    fill_page(page, Mix::Text, &mut random);
+                } else {
+                    for word in page.iter_mut().step_by(WORDS_PER_PAGE / RUN) {
+                        *word = random.next();
+                    }
+                }
+            }
+        }
+        drop(pages);
+        self.sum = self.actual();
+        changed
+    }
+
+    fn pages(&mut self) -> impl Iterator<Item = &mut [u64]> {
+        self.words[self.start..].chunks_exact_mut(WORDS_PER_PAGE)
     }
 }
 
@@ -160,7 +217,7 @@ fn fill_page(page: &mut [u64], mix: Mix, random: &mut Random) {
             // One word in 16 is a number, else whole pages would repeat.
             if number.is_multiple_of(16) { number } else { word }
         }),
-        Mix::Zero | Mix::Mixed => page.fill_with(|| black_box(0)),
+        Mix::Zero | Mix::Mixed | Mix::Desktop => page.fill_with(|| black_box(0)),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use vmrewind_testkit::Result;
 use vmrewind_testkit::console::{Console, Mark};
 use vmrewind_testkit::disk;
-use vmrewind_testkit::guest::{DiskArg, DiskKind, GuestOptions, command_line};
+use vmrewind_testkit::guest::{DiskArg, DiskKind, GuestOptions, Mix, command_line};
 use vmrewind_testkit::qemu::{self, Qemu};
 use vmrewind_testkit::report::Tick;
 
@@ -128,4 +128,30 @@ fn counters_keep_their_promise_when_the_power_fails() {
     assert_eq!([ready.found, ready.found2], on_disk.map(Some));
     let verify = console.verify(ANSWER).unwrap();
     assert!(verify.ok && verify.disk >= on_disk[0], "{verify:?}");
+}
+
+/// Guards the benchmarks' guest: its memory is the source's, what it changes it knows, and no more than it says.
+#[test]
+fn memory_of_a_desktop_comes_from_a_source_and_changes_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    let content: Vec<u8> =
+        (0_u32..256 << 10).flat_map(|number| (number ^ 0x5eed_0000).to_le_bytes()).collect();
+    std::fs::write(&source, &content).unwrap();
+    let options =
+        GuestOptions { source: Some(source), mix: Mix::Desktop, fill_mib: 40, ..GuestOptions::default() };
+    let (mut qemu, console) = boot(&options, folder.path()).unwrap();
+    let before = console.verify(ANSWER).unwrap();
+    let changed = console.ask("churn 20", "CHURNED ", ANSWER).unwrap();
+    let changed: u32 = changed["CHURNED ".len()..].parse().unwrap();
+    assert!((40 * 256 / 10..40 * 256 * 3 / 10).contains(&changed), "{changed} of {} pages", 40 * 256);
+    let after = console.verify(ANSWER).unwrap();
+    assert!(before.ok && after.ok && before.sum != after.sum, "{before:?} {after:?}");
+
+    let memory = folder.path().join("memory");
+    qemu.qmp("pmemsave", &json!({"val": 0, "size": 256 << 20, "filename": memory})).unwrap();
+    let memory = std::fs::read(memory).unwrap();
+    let pages: std::collections::HashSet<&[u8]> = memory.chunks_exact(4096).collect();
+    let found = content.chunks_exact(4096).filter(|page| pages.contains(page)).count();
+    assert!(found > 128, "{found} of 256 pages of the source are in the guest's memory");
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  main -> scenarios/*            set guests up, measure in rounds, judge the figures
-//!            |-> program          the command `vmrewind`, as a user runs it: never the engine's internals
+//!            |-> program, vm      the command `vmrewind`, as a user runs it: never the engine's internals
+//!            |-> desktop, cache   the content of a guest's memory; the page cache, warm or cold
 //!            |-> stats            median, least, most
 //!            '-> report           tables, the machine, bench/RESULTS.md
 //! ```
@@ -12,24 +13,28 @@
 // A program for developers, whose output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod cache;
+mod desktop;
 mod machine;
 mod outcome;
 mod program;
 mod report;
 mod scenarios;
 mod stats;
+mod vm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::machine::Machine;
 use crate::outcome::{Outcome, context};
 use crate::program::built_program;
 use crate::report::results_file;
-use crate::scenarios::capture;
+use crate::scenarios::{capture, store};
 
 /// Measures vmrewind beside QEMU's own ways.
 #[derive(Parser)]
@@ -45,6 +50,13 @@ enum Scenario {
     Capture {
         #[command(flatten)]
         options: capture::Options,
+        #[command(flatten)]
+        stage: Stage,
+    },
+    /// What the store costs in time and bytes, on a desktop's memory and its later generations.
+    Store {
+        #[command(flatten)]
+        options: store::Options,
         #[command(flatten)]
         stage: Stage,
     },
@@ -82,33 +94,46 @@ fn main() -> ExitCode {
 
 fn run(scenario: Scenario) -> Outcome {
     match scenario {
-        Scenario::Capture { options, stage } => measure_capture(&options, &stage),
+        Scenario::Capture { options, stage } => {
+            stage.measure("capture", capture::markdown, |program, dir| capture::run(&options, program, dir))
+        }
+        Scenario::Store { options, stage } => {
+            stage.measure("store", store::markdown, |program, dir| store::run(&options, program, dir))
+        }
     }
 }
 
-fn measure_capture(options: &capture::Options, stage: &Stage) -> Outcome {
-    let program = stage.program.clone().map_or_else(built_program, Ok)?;
-    let dir = stage.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let machine = Machine::look(&dir)?;
-    println!("{machine}\n");
-    let results = capture::run(options, &program, &dir)?;
-    if let Some(file) = &stage.json {
-        let document =
-            json!({ "scenario": "capture", "date": stage.date, "machine": machine, "sizes": results });
-        std::fs::write(file, format!("{document:#}\n"))
-            .map_err(context(|| format!("cannot write '{}'", file.display())))?;
+impl Stage {
+    /// Measures a scenario, and keeps its results where they are wanted.
+    fn measure<R: Serialize>(
+        &self,
+        title: &'static str,
+        markdown: impl FnOnce(&[R]) -> String,
+        scenario: impl FnOnce(&Path, &Path) -> Outcome<Vec<R>>,
+    ) -> Outcome {
+        let program = self.program.clone().map_or_else(built_program, Ok)?;
+        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let machine = Machine::look(&dir)?;
+        println!("{machine}\n");
+        let results = scenario(&program, &dir)?;
+        if let Some(file) = &self.json {
+            let document =
+                json!({ "scenario": title, "date": self.date, "machine": machine, "results": results });
+            std::fs::write(file, format!("{document:#}\n"))
+                .map_err(context(|| format!("cannot write '{}'", file.display())))?;
+        }
+        if let (true, Some(date)) = (self.record, &self.date) {
+            let section = report::Section {
+                title,
+                date,
+                command: format!("./x bench {}", report::arguments_as_typed(std::env::args().skip(1))),
+                machine: machine.to_string(),
+                body: markdown(&results),
+            };
+            println!("recorded in {}", results_file::record(&section)?.display());
+        }
+        Ok(())
     }
-    if let (true, Some(date)) = (stage.record, &stage.date) {
-        let section = report::Section {
-            title: "capture",
-            date,
-            command: format!("./x bench {}", report::arguments_as_typed(std::env::args().skip(1))),
-            machine: machine.to_string(),
-            body: capture::markdown(&results),
-        };
-        println!("recorded in {}", results_file::record(&section)?.display());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -125,5 +150,7 @@ mod tests {
         assert!(parse("x capture --record").is_err(), "a record without a date");
         assert!(parse("x capture --rounds 0").is_err());
         assert!(parse("x capture --sizes 64").is_err(), "no guest boots in so little");
+        assert!(parse("x store --quick").is_ok());
+        assert!(parse("x store --quick --generations 4").is_err(), "quick says how many");
     }
 }

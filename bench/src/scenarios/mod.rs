@@ -1,3 +1,4 @@
 //! What is measured: one folder per scenario, with its contestants, its samples and its expectations.
 
 pub(crate) mod capture;
+pub(crate) mod store;

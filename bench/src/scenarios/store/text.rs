@@ -1,0 +1,257 @@
+//! The result for people: tables per series, and what was expected.
+
+use std::fmt::Write;
+
+use super::contestants::Contestant;
+use super::sample::{Generation, Reads, Series, megabytes};
+use crate::report::{Table, milliseconds};
+
+/// What issue and README promise.
+const INGEST_AT_LEAST: f64 = 500.0;
+const INGEST_GOAL: f64 = 1000.0;
+const BULK_AT_LEAST: f64 = 1000.0;
+const BULK_GOAL_OF_FLAT: f64 = 0.8;
+const COLD_AT_MOST_US: f64 = 100.0;
+const CACHED_AT_MOST_US: f64 = 3.0;
+const TIMES_QUICKER: f64 = 5.0;
+const PEAK_BASE_BYTES: u64 = 256 << 20;
+const PEAK_PART: u64 = 500;
+
+/// What the tables mean.
+const EXPLANATION: &str = "\
+Memory of the Linux test guest: of its filled part 60 % are programs and texts of this machine's /usr, 15 % text, 15 %
+random, 10 % zero. Between generations the guest changes a part of these pages, in runs of eight: half of them 64 bytes in
+each page, half of them wholly. MB/s are of pages that are not zero, until all is written out. The contestants are given
+the same flat file of each generation, in the page cache, by turns; `snapshot create` is the whole command on the
+running guest. Bulk read: an image opened and all its data read and verified, best of three; flat file: the same
+pages read from the page cache and hashed with BLAKE3 on all cores. A page of a cold group was not read since the image
+was opened, files in the page cache.
+
+";
+
+/// One line on a generation, as it is taken.
+pub(super) fn generation(generation: &Generation) -> String {
+    let Generation { number, data_bytes, create_ms, method, peak_bytes, root_bytes, turns } = generation;
+    let mut line = format!(
+        "generation {number}: {:.0} MB of data, create ({method}) {} ms, at most {} MiB of memory, {} MiB stored;",
+        megabytes(*data_bytes),
+        milliseconds(*create_ms),
+        peak_bytes >> 20,
+        root_bytes >> 20
+    );
+    for turn in turns {
+        // Writing to a string does not fail.
+        let _ = write!(line, " {} {:.2} s, {} MiB;", turn.way, turn.seconds, turn.bytes >> 20);
+    }
+    line
+}
+
+/// All series, as they are recorded.
+pub(crate) fn markdown(all: &[Series]) -> String {
+    let mut text = String::from(EXPLANATION);
+    for one in all {
+        text.push_str(&series(one));
+        text.push('\n');
+    }
+    text
+}
+
+/// One series: tables and verdicts.
+pub(super) fn series(series: &Series) -> String {
+    let Series { memory_mib, filled_mib, source_program_mib, source_text_mib, percent, generations, .. } =
+        series;
+    let mut text = format!(
+        "### {memory_mib} MiB of RAM, {filled_mib} MiB filled ({source_program_mib} MiB of programs and {source_text_mib} \
+         MiB of texts at hand), {percent} % changed, {} generations\n\n",
+        generations.len()
+    );
+    text.push_str(&keeping(series).to_string());
+    text.push('\n');
+    text.push_str(&reading(series).to_string());
+    text.push('\n');
+    for verdict in verdicts(series) {
+        let _ = writeln!(text, "- {verdict}");
+    }
+    text
+}
+
+fn keeping(series: &Series) -> Table {
+    let mut table =
+        Table::new(&["way", "first, MB/s", "later, MB/s", "first, MiB", "all, MiB", "all, times the least"]);
+    let create_speed =
+        |generation: &Generation| megabytes(generation.data_bytes) / (generation.create_ms / 1e3);
+    let later = crate::stats::Summary::of(series.generations.iter().skip(1).map(create_speed));
+    let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
+    let mib = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), |bytes| (bytes >> 20).to_string());
+    let root = |generation: Option<&Generation>| generation.map(|generation| generation.root_bytes);
+    let least = Contestant::ALL.iter().filter_map(|who| series.kept(*who).1).min();
+    let times = |bytes: Option<u64>| match (bytes, least) {
+        (Some(bytes), Some(least @ 1..)) => format!("{:.2}", megabytes(bytes) / megabytes(least)),
+        _ => "-".into(),
+    };
+    let all = root(series.generations.last());
+    table.row(vec![
+        "`snapshot create`, whole".into(),
+        number(series.generations.first().map(create_speed)),
+        number(later.map(|summary| summary.median)),
+        mib(root(series.generations.first())),
+        mib(all),
+        times(all),
+    ]);
+    for who in Contestant::ALL {
+        let ((first, later), (one, all)) = (series.speeds(who), series.kept(who));
+        table.row(vec![who.name().into(), number(first), number(later), mib(one), mib(all), times(all)]);
+    }
+    table
+}
+
+fn reading(series: &Series) -> Table {
+    let mut table = Table::new(&[
+        "generation",
+        "bulk read, MB/s",
+        "flat file, MB/s",
+        "page, cold group, us",
+        "page, cached, us",
+    ]);
+    for reads in &series.reads {
+        let summary =
+            |summary: &crate::stats::Summary| format!("{:.1} (most {:.0})", summary.median, summary.max);
+        table.row(vec![
+            reads.generation.to_string(),
+            format!("{:.0}", bulk_speed(reads)),
+            format!("{:.0}", flat_speed(reads)),
+            summary(&reads.cold_us),
+            summary(&reads.cached_us),
+        ]);
+    }
+    table
+}
+
+fn bulk_speed(reads: &Reads) -> f64 {
+    megabytes(reads.data_bytes) / reads.bulk_seconds
+}
+
+fn flat_speed(reads: &Reads) -> f64 {
+    megabytes(reads.data_bytes) / reads.flat_seconds
+}
+
+fn verdicts(series: &Series) -> Vec<String> {
+    let mut verdicts = Vec::new();
+    let mut judge = |what: String, met: bool| {
+        verdicts.push(format!("{what}: {}", if met { "met" } else { "MISSED" }));
+    };
+    let (first, _) = series.speeds(Contestant::Store);
+    if let Some(speed) = first {
+        let goal = if speed >= INGEST_GOAL { "goal reached" } else { "goal not reached" };
+        judge(
+            format!(
+                "ingest of the first generation at least {INGEST_AT_LEAST} MB/s ({speed:.0}; 1 GB/s: {goal})"
+            ),
+            speed >= INGEST_AT_LEAST,
+        );
+    }
+    for reads in &series.reads {
+        let (bulk, flat) = (bulk_speed(reads), flat_speed(reads));
+        let number = reads.generation;
+        judge(
+            format!(
+                "bulk read of generation {number} at least 1 GB/s ({bulk:.0} MB/s, {:.0} % of the flat file; goal {:.0} %)",
+                bulk / flat * 100.0,
+                BULK_GOAL_OF_FLAT * 100.0
+            ),
+            bulk >= BULK_AT_LEAST,
+        );
+        let (cold, cached) = (reads.cold_us.median, reads.cached_us.median);
+        judge(
+            format!("page of generation {number}, cold group, under {COLD_AT_MOST_US} us ({cold:.1})"),
+            cold < COLD_AT_MOST_US,
+        );
+        judge(
+            format!("page of generation {number}, cached, under {CACHED_AT_MOST_US} us ({cached:.1})"),
+            cached < CACHED_AT_MOST_US,
+        );
+    }
+    for other in [Contestant::Restic, Contestant::Borg] {
+        if let ((_, Some(ours)), (_, Some(theirs))) = (series.kept(Contestant::Store), series.kept(other)) {
+            let what =
+                format!("fewer bytes than {} for all ({} of {} MiB)", other.name(), ours >> 20, theirs >> 20);
+            judge(what, ours < theirs);
+        }
+        if let ((Some(ours), _), (Some(theirs), _)) = (series.speeds(Contestant::Store), series.speeds(other))
+        {
+            let times = ours / theirs;
+            let what = format!("{TIMES_QUICKER} times the ingest speed of {} ({times:.1})", other.name());
+            judge(what, times >= TIMES_QUICKER);
+        }
+    }
+    let bound = PEAK_BASE_BYTES + (u64::from(series.memory_mib) << 20) / PEAK_PART;
+    let peak = series.generations.iter().map(|generation| generation.peak_bytes).max().unwrap_or(0);
+    let what = format!(
+        "memory of `snapshot create` at most 256 MiB and 1/500 of RAM ({} of {} MiB)",
+        peak >> 20,
+        bound >> 20
+    );
+    judge(what, peak <= bound);
+    verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios::store::sample::Turn;
+    use crate::stats::Summary;
+
+    fn sample(number: u32, seconds: f64, bytes: u64) -> Generation {
+        let turn = |who: Contestant, times: f64| Turn {
+            way: who.name().into(),
+            seconds: seconds * times,
+            bytes: if who == Contestant::Store { bytes } else { bytes * 2 },
+        };
+        Generation {
+            number,
+            data_bytes: 1_000_000_000,
+            create_ms: 2000.0,
+            method: "precopy".into(),
+            peak_bytes: 100 << 20,
+            root_bytes: bytes,
+            turns: Contestant::ALL
+                .into_iter()
+                .map(|who| turn(who, if who == Contestant::Store { 1.0 } else { 6.0 }))
+                .collect(),
+        }
+    }
+
+    /// Guards the verdicts: what is missed must say so, and what is met must not be called missed.
+    #[test]
+    fn verdicts_follow_the_figures() {
+        let quick = Summary { median: 2.0, min: 1.0, max: 9.0 };
+        let mut series = Series {
+            memory_mib: 2048,
+            filled_mib: 1300,
+            source_program_mib: 1,
+            source_text_mib: 1,
+            percent: 5,
+            generations: vec![sample(1, 1.0, 400 << 20), sample(2, 0.5, 500 << 20)],
+            reads: vec![Reads {
+                generation: 1,
+                data_bytes: 1_000_000_000,
+                bulk_seconds: 0.9,
+                flat_seconds: 0.8,
+                cold_us: quick,
+                cached_us: quick,
+            }],
+        };
+        assert_eq!(series.speeds(Contestant::Store), (Some(1000.0), Some(2000.0)));
+        assert!(
+            verdicts(&series).iter().all(|verdict| verdict.ends_with(": met")),
+            "{:?}",
+            verdicts(&series)
+        );
+        series.generations[0] = sample(1, 4.0, 400 << 20);
+        series.generations[1].peak_bytes = 300 << 20;
+        series.reads[0].cached_us.median = 3.5;
+        let missed = verdicts(&series).iter().filter(|verdict| verdict.ends_with(": MISSED")).count();
+        assert_eq!(missed, 3, "{:?}", verdicts(&series));
+        assert!(markdown(&[series]).contains("| zstd -1 of each"));
+    }
+}

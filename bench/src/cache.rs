@@ -35,13 +35,27 @@ pub(crate) fn forget(folder: &Path) -> Outcome<Cold> {
     if fs::write("/proc/sys/vm/drop_caches", "3\n").is_ok() {
         return Ok(Cold::Dropped);
     }
+    advise(folder)?;
+    Ok(Cold::Advised)
+}
+
+fn advise(folder: &Path) -> Outcome {
     each_file(folder, &mut |path| {
         if let Ok(file) = File::open(path) {
             // Advice that is not taken shows in the figures; there is no other way.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         }
-    })?;
-    Ok(Cold::Advised)
+    })
+}
+
+/// Reads the files below `folder`, so that the kernel keeps them. Sockets and the like are left out.
+pub(crate) fn warm(folder: &Path) -> Outcome {
+    each_file(folder, &mut |path| {
+        // What vanishes meanwhile is not missed.
+        if let Ok(mut file) = File::open(path) {
+            let _ = std::io::copy(&mut file, &mut std::io::sink());
+        }
+    })
 }
 
 /// The bytes that the files below `folder` take on the disk.
@@ -82,7 +96,8 @@ mod tests {
         sync(folder.path()).unwrap();
         let bytes = allocated_bytes(folder.path()).unwrap();
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
-        forget(folder.path()).unwrap();
+        warm(folder.path()).unwrap();
+        advise(folder.path()).unwrap();
         assert_eq!(fs::read(folder.path().join("below/data")).unwrap().len(), 1 << 20);
     }
 }

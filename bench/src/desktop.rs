@@ -88,7 +88,10 @@ fn is_program(content: &[u8]) -> bool {
 
 fn is_text(content: &[u8]) -> bool {
     let head = &content[..content.len().min(4096)];
-    !head.is_empty() && head.iter().all(|byte| *byte >= b' ' || b"\t\r\n".contains(byte))
+    let plain = |byte: &u8| *byte >= b' ' || b"\t\r\n".contains(byte);
+    // The head can end within a character.
+    let utf8 = std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
+    !head.is_empty() && head.iter().all(plain) && utf8
 }
 
 #[cfg(test)]

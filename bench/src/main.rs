@@ -34,7 +34,7 @@ use crate::machine::Machine;
 use crate::outcome::{Outcome, context};
 use crate::program::built_program;
 use crate::report::results_file;
-use crate::scenarios::{capture, store};
+use crate::scenarios::{capture, clone, restore, store};
 
 /// Measures vmrewind beside QEMU's own ways.
 #[derive(Parser)]
@@ -50,6 +50,20 @@ enum Scenario {
     Capture {
         #[command(flatten)]
         options: capture::Options,
+        #[command(flatten)]
+        stage: Stage,
+    },
+    /// How long many clones of one VM take until all of them tick, and what memory each costs.
+    Clone {
+        #[command(flatten)]
+        options: clone::Options,
+        #[command(flatten)]
+        stage: Stage,
+    },
+    /// How long a VM takes from the start of its QEMU until its guest goes on.
+    Restore {
+        #[command(flatten)]
+        options: restore::Options,
         #[command(flatten)]
         stage: Stage,
     },
@@ -96,6 +110,12 @@ fn run(scenario: Scenario) -> Outcome {
     match scenario {
         Scenario::Capture { options, stage } => {
             stage.measure("capture", capture::markdown, |program, dir| capture::run(&options, program, dir))
+        }
+        Scenario::Clone { options, stage } => {
+            stage.measure("clone", clone::markdown, |program, dir| clone::run(&options, program, dir))
+        }
+        Scenario::Restore { options, stage } => {
+            stage.measure("restore", restore::markdown, |program, dir| restore::run(&options, program, dir))
         }
         Scenario::Store { options, stage } => {
             stage.measure("store", store::markdown, |program, dir| store::run(&options, program, dir))

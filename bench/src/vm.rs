@@ -13,7 +13,7 @@ use crate::outcome::{Outcome, context};
 use crate::program::Program;
 
 /// Filling gigabytes of memory takes an emulated processor its time.
-const BOOT: Duration = Duration::from_secs(900);
+pub(crate) const BOOT: Duration = Duration::from_secs(900);
 /// For answers of guest and QEMU.
 pub(crate) const ANSWER: Duration = Duration::from_secs(600);
 

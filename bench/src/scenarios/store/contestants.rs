@@ -75,9 +75,9 @@ impl Keeper {
         Ok(Turn { way: self.who.name().into(), seconds, bytes: allocated_bytes(&self.folder)? })
     }
 
-    /// vmrewind's store, where this is it.
-    pub(super) fn store(&self) -> Option<&Store> {
-        self.store.as_ref()
+    /// The folder of vmrewind's store, where this is it.
+    pub(super) fn store_folder(&self) -> Option<&Path> {
+        self.store.as_ref().map(|_| self.folder.as_path())
     }
 
     fn put(&self, number: u32, flat: &Path) -> Outcome {

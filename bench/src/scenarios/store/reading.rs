@@ -1,11 +1,12 @@
 //! Reading what the store keeps: all of an image, and single pages as a restored guest asks for them.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-use vmrewind_store::{ImageReader, PAGE_SIZE, SpaceIndex, Store};
+use vmrewind_store::{ImageReader, PAGE_SIZE, SpaceIndex};
 
 use super::contestants::{Keeper, image_id};
 use super::images;
@@ -19,23 +20,25 @@ const TIMES: u32 = 3;
 const RANDOM_PAGES: usize = 2000;
 const CACHED_PAGES: usize = 64;
 const CACHED_TIMES: usize = 10;
+/// Pages of the flat file that are read at a time.
+const CHUNK_PAGES: usize = 256;
 
 /// Reads generation `number`, which is the file `flat` too, and checks that both are the same bytes.
 pub(super) fn measure(keepers: &[Keeper], number: u32, flat: &Path) -> Outcome<Reads> {
-    let store = keepers.iter().find_map(Keeper::store).ok_or("there is no store")?;
-    check_same(store, number, flat)?;
-    let reader = store.open_image(&image_id(number)?)?;
-    let space = images::flat_space(&reader)?;
-    let data_bytes = reader.data_runs(space).map(|run| (run.end - run.start) * PAGE_SIZE as u64).sum();
+    let folder = keepers.iter().find_map(Keeper::store_folder).ok_or("there is no store")?;
+    let (reader, space) = open(folder, number)?;
+    check_same(&reader, space, flat)?;
+    let data_bytes = images::data_bytes(&reader, space)?;
+    let chunks = chunks(&reader, space)?;
+    drop(reader);
     let quickest = |seconds: Vec<f64>| seconds.into_iter().fold(f64::INFINITY, f64::min);
     let mut bulk = Vec::new();
     let mut plain = Vec::new();
     for _ in 0..TIMES {
-        bulk.push(timed(|| read_all(store, number))?);
-        plain.push(timed(|| read_flat(&reader, space, flat))?);
+        bulk.push(timed(|| read_all(folder, number))?);
+        plain.push(timed(|| read_flat(&chunks, flat))?);
     }
-    drop(reader);
-    let (cold, cached) = random_pages(store, number)?;
+    let (cold, cached) = random_pages(folder, number)?;
     Ok(Reads {
         generation: number,
         data_bytes,
@@ -46,40 +49,46 @@ pub(super) fn measure(keepers: &[Keeper], number: u32, flat: &Path) -> Outcome<R
     })
 }
 
+/// Opens an image in a store of its own, which has nothing in its caches.
+fn open(folder: &Path, number: u32) -> Outcome<(ImageReader, SpaceIndex)> {
+    let reader = images::open_store(folder)?.open_image(&image_id(number)?)?;
+    let space = images::flat_space(&reader)?;
+    Ok((reader, space))
+}
+
 fn timed(work: impl FnOnce() -> Outcome) -> Outcome<f64> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Reads all data of an image, opening it included.
-fn read_all(store: &Store, number: u32) -> Outcome {
-    let reader = store.open_image(&image_id(number)?)?;
-    images::each_chunk(&reader, images::flat_space(&reader)?, |_, bytes| {
+/// Reads all data of an image, opening store and image included.
+fn read_all(folder: &Path, number: u32) -> Outcome {
+    let (reader, space) = open(folder, number)?;
+    images::read_all(&reader, space, |_, bytes| {
         std::hint::black_box(bytes);
     })
 }
 
 /// Reads the same pages from the flat file in the page cache and hashes each: what can't be done with less work.
-fn read_flat(reader: &ImageReader, space: SpaceIndex, flat: &Path) -> Outcome {
+fn read_flat(chunks: &[Range<u64>], flat: &Path) -> Outcome {
     let file = File::open(flat)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runs: Vec<_> = reader.data_runs(space).flat_map(chunks_of).collect();
-    let share = runs.len().div_ceil(cores).max(1);
+    let share = chunks.len().div_ceil(cores).max(1);
     std::thread::scope(|scope| {
-        let work = |runs: &[std::ops::Range<u64>]| -> std::io::Result<()> {
-            let mut buffer = vec![0; PAGE_SIZE * 256];
-            for run in runs {
-                let bytes = (run.end - run.start) * PAGE_SIZE as u64;
-                let bytes = &mut buffer[..usize::try_from(bytes).map_err(std::io::Error::other)?];
-                file.read_exact_at(bytes, run.start * PAGE_SIZE as u64)?;
+        let work = |chunks: &[Range<u64>]| -> std::io::Result<()> {
+            let mut buffer = vec![0; CHUNK_PAGES * PAGE_SIZE];
+            for chunk in chunks {
+                let pages = usize::try_from(chunk.end - chunk.start).map_err(std::io::Error::other)?;
+                let bytes = &mut buffer[..pages * PAGE_SIZE];
+                file.read_exact_at(bytes, chunk.start * PAGE_SIZE as u64)?;
                 for page in bytes.chunks_exact(PAGE_SIZE) {
                     std::hint::black_box(blake3::hash(page));
                 }
             }
             Ok(())
         };
-        let workers: Vec<_> = runs.chunks(share).map(|runs| scope.spawn(move || work(runs))).collect();
+        let workers: Vec<_> = chunks.chunks(share).map(|chunks| scope.spawn(move || work(chunks))).collect();
         for worker in workers {
             worker.join().map_err(|_| "a reader failed")??;
         }
@@ -87,18 +96,26 @@ fn read_flat(reader: &ImageReader, space: SpaceIndex, flat: &Path) -> Outcome {
     })
 }
 
-fn chunks_of(run: std::ops::Range<u64>) -> impl Iterator<Item = std::ops::Range<u64>> {
-    let end = run.end;
-    let step = usize::try_from(images::CHUNK_PAGES).unwrap_or(1);
-    run.step_by(step).map(move |first| first..end.min(first + images::CHUNK_PAGES))
+/// The pages of data, in pieces of at most a buffer.
+fn chunks(reader: &ImageReader, space: SpaceIndex) -> Outcome<Vec<Range<u64>>> {
+    let mut chunks = Vec::new();
+    for run in reader.data_runs(space) {
+        let Range { mut start, end } = run?;
+        while start < end {
+            let next = end.min(start + CHUNK_PAGES as u64);
+            chunks.push(start..next);
+            start = next;
+        }
+    }
+    Ok(chunks)
 }
 
 /// Microseconds for each of many pages all over the image, and for pages asked for again.
-fn random_pages(store: &Store, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
-    let reader = store.open_image(&image_id(number)?)?;
-    let space = images::flat_space(&reader)?;
-    let pages: Vec<u64> = reader.data_runs(space).flatten().collect();
-    // A stride that has no common divisor with the number of pages goes through all of them, far from each other.
+fn random_pages(folder: &Path, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
+    let (reader, space) = open(folder, number)?;
+    let runs: Vec<Range<u64>> = reader.data_runs(space).collect::<Result<_, _>>()?;
+    let pages: Vec<u64> = runs.into_iter().flatten().collect();
+    // An odd stride of about two thirds: neighbours in time are far from each other.
     let stride = (pages.len() * 618 / 1000) | 1;
     let mut buffer = [0; PAGE_SIZE];
     let mut read = |page: u64| -> Outcome<f64> {
@@ -119,15 +136,14 @@ fn random_pages(store: &Store, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
     Ok((cold, cached))
 }
 
-fn check_same(store: &Store, number: u32, flat: &Path) -> Outcome {
-    let reader = store.open_image(&image_id(number)?)?;
+fn check_same(reader: &ImageReader, space: SpaceIndex, flat: &Path) -> Outcome {
     let file = File::open(flat)?;
-    let mut expected = vec![0; PAGE_SIZE * 256];
+    let mut expected = Vec::new();
     let mut wrong = 0_u64;
-    images::each_chunk(&reader, images::flat_space(&reader)?, |first, bytes| {
-        let expected = &mut expected[..bytes.len()];
-        let read = file.read_exact_at(expected, first * PAGE_SIZE as u64);
+    images::read_all(reader, space, |offset, bytes| {
+        expected.resize(bytes.len(), 0);
+        let read = file.read_exact_at(&mut expected, offset);
         wrong += u64::from(read.is_err() || expected != bytes);
     })?;
-    if wrong > 0 { Err(format!("generation {number} was not given back as it was").into()) } else { Ok(()) }
+    if wrong > 0 { Err("an image was not given back as it was".into()) } else { Ok(()) }
 }

@@ -115,8 +115,6 @@ fn random_pages(folder: &Path, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let (reader, space) = open(folder, number)?;
     let runs: Vec<Range<u64>> = reader.data_runs(space).collect::<Result<_, _>>()?;
     let pages: Vec<u64> = runs.into_iter().flatten().collect();
-    // An odd stride of about two thirds: neighbours in time are far from each other.
-    let stride = (pages.len() * 618 / 1000) | 1;
     let mut buffer = [0; PAGE_SIZE];
     let mut read = |page: u64| -> Outcome<f64> {
         let begun = Instant::now();
@@ -124,7 +122,7 @@ fn random_pages(folder: &Path, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
         Ok(begun.elapsed().as_secs_f64() * 1e6)
     };
     let chosen: Vec<u64> =
-        (0..RANDOM_PAGES.min(pages.len())).map(|turn| pages[turn * stride % pages.len()]).collect();
+        (0..RANDOM_PAGES).filter_map(|turn| pages.get(spread(turn, pages.len()))).copied().collect();
     let cold = chosen.iter().map(|page| read(*page)).collect::<Outcome<Vec<_>>>()?;
     let mut cached = Vec::new();
     for page in chosen.iter().rev().take(CACHED_PAGES) {
@@ -134,6 +132,14 @@ fn random_pages(folder: &Path, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
         }
     }
     Ok((cold, cached))
+}
+
+/// The place of number `turn` in a sequence that goes all over `count` places and does not repeat itself soon.
+fn spread(turn: usize, count: usize) -> usize {
+    // Steps of the golden ratio of 2^64 (Weyl's sequence), scaled.
+    let fraction = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let place = (u128::from(fraction) * count as u128) >> 64;
+    usize::try_from(place).unwrap_or(0)
 }
 
 fn check_same(reader: &ImageReader, space: SpaceIndex, flat: &Path) -> Outcome {
@@ -146,4 +152,20 @@ fn check_same(reader: &ImageReader, space: SpaceIndex, flat: &Path) -> Outcome {
         wrong += u64::from(read.is_err() || expected != bytes);
     })?;
     if wrong > 0 { Err("an image was not given back as it was".into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards the figure of a cold group: pages that are asked for again, or lie together, are in the cache.
+    #[test]
+    fn pages_are_asked_for_all_over_and_once() {
+        for count in [96_400, 100_000, 1 << 19] {
+            let mut places: Vec<usize> = (0..RANDOM_PAGES).map(|turn| spread(turn, count)).collect();
+            places.sort_unstable();
+            let least = places.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+            assert!(places[places.len() - 1] < count && least > 15, "{least} apart, of {count}");
+        }
+    }
 }

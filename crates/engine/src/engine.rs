@@ -86,6 +86,7 @@ impl Engine {
         let store = open_store(&root)?;
         let engine = Self { root, store, host };
         engine.sweep_gone_vms();
+        engine.sweep_flat();
         Ok(engine)
     }
 

@@ -5,6 +5,7 @@
 //!    |-- capture/   memory, devices and disks of a running VM at one instant
 //!    |-- replay/    a captured state into a new QEMU
 //!    |-- lazy/      memory given to a guest that runs already: the page server
+//!    |-- flat/      memory files that clones share
 //!    |-- layers/    bases, deltas, who needs which
 //!    |-- vm/        the QEMU process: found, started, ended
 //!    |-- agent      the guest agent: clock, commands in the guest
@@ -20,6 +21,7 @@ mod agent;
 mod capture;
 mod engine;
 mod error;
+mod flat;
 mod host;
 mod identity;
 mod ids;
@@ -52,6 +54,7 @@ pub use ops::usage::{SnapshotUsage, UsageView, VmUsage};
 pub use ops::vm_clone::VmClone;
 pub use ops::vm_create::{Configuration, NewMachine, VmCreate};
 pub use ops::vm_delete::VmDeletePlan;
+pub use ops::vm_start::VmStart;
 pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
 pub use view::clone::{Changed, CloneView, ClonesView, NotUnique, OriginView, StartMode};

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
-    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, Migrate, MigrateCancel, MigrateContinue,
-    MigrateIncoming, MigrateRecover, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo,
-    MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities,
-    QueryNamedBlockNodes, QueryStatus, Quit, RunState, Stop, SystemPowerdown, Transaction,
+    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, Migrate, MigrateCancel,
+    MigrateContinue, MigrateIncoming, MigrateRecover, MigrateSetCapabilities, MigrateSetParameters,
+    MigrationInfo, MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate,
+    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop,
+    SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -136,6 +137,20 @@ impl Monitor {
         self.execute(&SystemPowerdown).map(drop)
     }
 
+    /// The network devices of the machine, by the names that [`Monitor::set_link`] takes.
+    ///
+    /// QMP has no command for that; the human monitor has, since ever in this form (`net/net.c`):
+    /// `NAME: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56`.
+    pub(crate) fn network_devices(&self) -> Result<Vec<String>> {
+        let text = self.execute(&HumanMonitorCommand { command_line: "info network".into() })?;
+        Ok(network_devices(&text))
+    }
+
+    /// Plugs or unplugs the cable of a network device.
+    pub(crate) fn set_link(&self, device: &str, up: bool) -> Result<()> {
+        self.execute(&SetLink { name: device.to_owned(), up }).map(drop)
+    }
+
     /// Opens a new layer in QEMU; no device uses it yet.
     pub(crate) fn add_node(&self, options: Value) -> Result<()> {
         self.execute(&BlockdevAdd(options)).map(drop)
@@ -249,6 +264,15 @@ impl Monitor {
             Err(error) => Err(qmp_error(error)),
         }
     }
+}
+
+fn network_devices(text: &str) -> Vec<String> {
+    let device = |line: &str| {
+        let (name, facts) = line.split_once(": index=")?;
+        // A backend below a device is indented; a device on a hub is too.
+        facts.contains(",type=nic,").then(|| name.trim_start_matches([' ', '\\']).to_owned())
+    };
+    text.lines().filter_map(device).collect()
 }
 
 /// Whether the guest stands still because vmrewind stopped it, so that `cont` is ours to say. One that panicked, powered

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests")]
 
 mod clock;
+mod clones;
 mod failures;
 mod forward_and_back;
 mod grades;

@@ -127,6 +127,7 @@ impl Engine {
             host: &self.host,
             image: &memory.image,
             captured: &memory.captured,
+            present: None,
             fresh_memory: fresh_memory(&target.snapshot.hardware),
         };
         load(&feed, &launched.started)?;
@@ -211,6 +212,7 @@ impl Engine {
             record: &target.held.record,
             hardware: &target.snapshot.hardware,
             chains: target.chains,
+            flat: None,
             purpose,
         })?;
         let guard = target.run.then(|| Guard::begin(&self.host, &target.held.folder)).transpose()?;

@@ -125,6 +125,7 @@ impl Engine {
 
     fn plan_create(&self, request: &SnapshotCreate, held: &Held, process: Option<&Process>) -> Result<Plan> {
         let vm = &request.vm;
+        refuse_not_started(&held.record)?;
         let name = match &request.name {
             Some(name) => name.clone(),
             None => held.snapshots.free_name("snap")?,
@@ -347,6 +348,18 @@ fn image_before(record: &VmRecord, snapshots: &Snapshots) -> Option<String> {
         next = snapshot.parent.as_ref();
     }
     None
+}
+
+/// A clone that was not started yet is nothing else than its snapshot, whose memory a snapshot of its disks would not have.
+fn refuse_not_started(record: &VmRecord) -> Result<()> {
+    match &record.origin {
+        Some(origin) if record.first_start.is_some() => Err(Error::refused(format!(
+            "VM '{}' was not started since it was cloned: it is what '{}@{}' is",
+            record.name, origin.vm, origin.snapshot
+        ))
+        .hint("start it first, or clone that snapshot again")),
+        _ => Ok(()),
+    }
 }
 
 fn manifest(

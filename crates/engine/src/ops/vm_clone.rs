@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{self, Identity};
 use crate::ids::{Address, LayerId, VmId, VmName};
 use crate::layers::{base, overlay};
+use crate::ops::vm_start::{StartReport, VmStart};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::Overlay;
 use crate::record::snapshot::{Manifest, milliseconds};
@@ -73,16 +74,27 @@ impl Engine {
             self.check_name_free(name)?;
         }
         base::check_all_unchanged(&held.record)?;
-        let start = StartMode::Cold;
+        let start = if first_start(request, &snapshot).is_some() { StartMode::Warm } else { StartMode::Cold };
+        // Made before the clones are: a full disk or a damaged image must not leave half of what was asked for.
+        let flat = match snapshot.memory.as_ref().filter(|_| request.start && start == StartMode::Warm) {
+            Some(memory) => self.flat(&memory.image, &snapshot.hardware)?.ok(),
+            None => None,
+        };
         let first = self.identity_of(&names, &snapshot, start)?;
         let (changed, not_unique) = (first.changed.clone(), first.not_unique.clone());
         let made = self.make_all(request, &held, &snapshot, names, first)?;
         drop(held);
-        let starts = if request.start { self.start_all(&made) } else { Vec::new() };
-        let clones = made.iter().enumerate().map(|(at, record)| {
-            let error = starts.get(at).and_then(|started| started.as_ref().err());
-            self.clone_view(record, start, error)
-        });
+        let mut starts = if request.start { self.start_all(&made) } else { Vec::new() };
+        // Each QEMU holds the memory file by itself now.
+        drop(flat);
+        starts.resize_with(made.len(), || None);
+        let mut notes: Vec<String> = Vec::new();
+        for note in starts.iter().flatten().flatten().flat_map(|report| &report.notes) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        let clones = made.iter().zip(starts).map(|(record, started)| self.clone_view(record, start, started));
         let clones = clones.collect::<Result<_>>()?;
         Ok(ClonesView {
             vm: request.address.vm.to_string(),
@@ -90,7 +102,7 @@ impl Engine {
             clones,
             changed,
             not_unique,
-            notes: Vec::new(),
+            notes,
             total_ms: milliseconds(begun.elapsed()),
         })
     }
@@ -117,7 +129,7 @@ impl Engine {
                 self.check_cancel("making clones")?;
                 let identity = match first.take() {
                     Some(identity) => identity,
-                    None => identity::of_clone(&self.host, &snapshot.hardware, &name, StartMode::Cold)?,
+                    None => identity::of_clone(&self.host, &snapshot.hardware, &name, StartMode::Warm)?,
                 };
                 let record = self.record_of(request, held, snapshot, &bases, (name, identity));
                 let folder = VmFolder::at(self.root.vms().join(format!(".new-{}", record.id)));
@@ -217,16 +229,16 @@ impl Engine {
     }
 
     /// Starts the clones, several at once. A result for each, in order.
-    fn start_all(&self, made: &[VmRecord]) -> Vec<Result<()>> {
+    fn start_all(&self, made: &[VmRecord]) -> Vec<Option<Result<StartReport>>> {
         let next = AtomicUsize::new(0);
-        let results: Vec<OnceLock<Result<()>>> = made.iter().map(|_| OnceLock::new()).collect();
+        let results: Vec<OnceLock<Result<StartReport>>> = made.iter().map(|_| OnceLock::new()).collect();
         let work = || {
             while let Some((record, result)) = {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 made.get(at).zip(results.get(at))
             } {
                 let started = self.check_cancel("starting clones");
-                let started = started.and_then(|()| self.vm_start(&record.name, false).map(drop));
+                let started = started.and_then(|()| self.start(&record.name, VmStart::default()));
                 let _ = result.set(started);
             }
         };
@@ -237,22 +249,30 @@ impl Engine {
             }
             work();
         });
-        results.into_iter().map(|result| result.into_inner().unwrap_or(Ok(()))).collect()
+        results.into_iter().map(OnceLock::into_inner).collect()
     }
 
-    fn clone_view(&self, record: &VmRecord, start: StartMode, error: Option<&Error>) -> Result<CloneView> {
+    fn clone_view(
+        &self,
+        record: &VmRecord,
+        start: StartMode,
+        started: Option<Result<StartReport>>,
+    ) -> Result<CloneView> {
+        let error = started.as_ref().and_then(|started| started.as_ref().err()).map(with_causes);
+        let report = started.and_then(Result::ok);
         let shown = self.vm_show(&record.name)?;
         Ok(CloneView {
             name: shown.name,
             id: record.id.to_string(),
-            start,
+            start: report.as_ref().map_or(start, |report| report.mode),
+            memory_shared: report.as_ref().is_some_and(|report| report.memory_shared),
             state: shown.state,
             pid: shown.pid,
             qmp: shown.qmp,
             run: shown.run,
-            links_down: Vec::new(),
-            start_ms: None,
-            error: error.map(with_causes),
+            start_ms: report.as_ref().and_then(|report| report.start_ms),
+            links_down: report.map(|report| report.links_down).unwrap_or_default(),
+            error,
         })
     }
 }
@@ -273,8 +293,12 @@ fn with_causes(error: &Error) -> String {
 }
 
 fn first_start(request: &VmClone, snapshot: &Manifest) -> Option<FirstStart> {
-    let _ = (request, snapshot);
-    None
+    let memory = snapshot.memory.as_ref().filter(|_| !request.cold)?;
+    Some(FirstStart {
+        image: memory.image.clone(),
+        guest_running: snapshot.guest_running,
+        link_up: request.link_up,
+    })
 }
 
 /// Fills a draft's folder, durably. Its empty deltas say the same as those of `like`, a clone of the same snapshot.

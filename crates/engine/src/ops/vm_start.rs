@@ -1,23 +1,62 @@
-//! Starts a VM on its active layers.
+//! Starts a VM on its active layers: its guest boots, or goes on from memory where it is a clone's first start.
 
-use crate::engine::Engine;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, Result};
-use crate::ids::VmName;
+use crate::ids::{LayerId, VmName};
 use crate::layers::base::check_all_unchanged;
 use crate::layers::tidy::tidy;
 use crate::lazy;
-use crate::record::vm::DiskRecord;
+use crate::record::snapshot::milliseconds;
+use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::VmView;
+use crate::view::clone::StartMode;
 use crate::vm::process::Process;
 use crate::vm::spawn::{self, Launch, Purpose};
 
+/// How to start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VmStart {
+    /// The guest waits for `cont` on the QMP socket.
+    pub paused: bool,
+    /// A clone that was never started boots, in place of going on from its snapshot's memory.
+    pub cold: bool,
+}
+
+/// What a start did.
+#[derive(Debug)]
+pub(crate) struct StartReport {
+    /// Whether the guest booted.
+    pub(crate) mode: StartMode,
+    /// Whether its memory is shared with other clones.
+    pub(crate) memory_shared: bool,
+    /// Network devices whose links were unplugged.
+    pub(crate) links_down: Vec<String>,
+    /// From the begin to the guest running.
+    pub(crate) start_ms: Option<f64>,
+    /// What the user should know.
+    pub(crate) notes: Vec<String>,
+}
+
 impl Engine {
-    /// Starts a VM; with `paused` the guest waits for `cont` on the QMP socket.
+    /// Starts a VM.
     ///
     /// # Errors
     /// `Refused` where it runs already or a base was changed, `Failed` with QEMU's words where QEMU does not start.
-    pub fn vm_start(&self, name: &VmName, paused: bool) -> Result<VmView> {
-        let held = self.hold_vm(name)?;
+    pub fn vm_start(&self, name: &VmName, how: VmStart) -> Result<VmView> {
+        let report = self.start(name, how)?;
+        for note in &report.notes {
+            self.host.progress.note(note);
+        }
+        self.vm_show(name)
+    }
+
+    /// Starts a VM, and tells how.
+    pub(crate) fn start(&self, name: &VmName, how: VmStart) -> Result<StartReport> {
+        let begun = Instant::now();
+        let mut held = self.hold_vm(name)?;
         if let Some(process) = Process::find(&held.folder)? {
             return Err(Error::refused(format!("VM '{name}' runs already (pid {})", process.mark.pid))
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
@@ -25,18 +64,41 @@ impl Engine {
         check_all_unchanged(&held.record)?;
         lazy::forget_failure(&held.folder)?;
         tidy(&self.host, &held.folder, &held.record)?;
-        let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
-        let chains = held.record.disks.iter().map(chain).collect();
+        if let Some(first) = held.record.first_start.clone() {
+            if !how.cold {
+                return self.start_warm(&held, &first, how, begun);
+            }
+            // From here on it is a VM like any other, whatever becomes of this start.
+            held.record.first_start = None;
+            held.record.save(&held.folder)?;
+        }
+        self.boot(&held, how, begun)
+    }
+
+    fn boot(&self, held: &HeldVm, how: VmStart, begun: Instant) -> Result<StartReport> {
         let started = spawn::start(&Launch {
             host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,
-            chains: &chains,
-            purpose: if paused { Purpose::BootPaused } else { Purpose::Boot },
+            chains: &chains(&held.record),
+            flat: None,
+            purpose: if how.paused { Purpose::BootPaused } else { Purpose::Boot },
         })?;
-        tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = started.monitor()?.version(), "started");
-        drop((started, held));
-        self.vm_show(name)
+        let (name, version) = (&held.record.name, started.monitor()?.version());
+        tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = version, "started");
+        Ok(StartReport {
+            mode: StartMode::Cold,
+            memory_shared: false,
+            links_down: Vec::new(),
+            start_ms: (!how.paused).then(|| milliseconds(begun.elapsed())),
+            notes: Vec::new(),
+        })
     }
+}
+
+/// Each disk's layers, from the active one down.
+pub(crate) fn chains(record: &VmRecord) -> BTreeMap<String, Vec<LayerId>> {
+    let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
+    record.disks.iter().map(chain).collect()
 }

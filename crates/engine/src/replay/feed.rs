@@ -27,6 +27,8 @@ pub(crate) struct Feed<'a> {
     pub(crate) image: &'a ImageReader,
     /// What is in it besides pages.
     pub(crate) captured: &'a Captured,
+    /// The block whose pages are in the new QEMU already.
+    pub(crate) present: Option<usize>,
     /// Whether memory comes up filled with zeros in the new QEMU; not so where a file is behind it.
     pub(crate) fresh_memory: bool,
 }
@@ -39,27 +41,38 @@ impl Feed<'_> {
     pub(crate) fn send(&self, socket: &Path) -> Result<()> {
         let mut stream = UnixStream::connect(socket)
             .map_err(|error| io_error(&format!("cannot reach QEMU on '{}'", socket.display()), error))?;
+        self.write(&mut stream)
+    }
+
+    /// Writes everything.
+    ///
+    /// # Errors
+    /// As [`Feed::send`].
+    pub(crate) fn write(&self, stream: &mut impl Write) -> Result<()> {
         let mut encoder = Encoder::new(self.captured);
         let mut out = Vec::with_capacity(2 << 20);
         encoder.header(&mut out);
         encoder.configuration(&mut out);
         encoder.section_start(&mut out).map_err(encode_error)?;
         encoder.begin_part(&mut out).map_err(encode_error)?;
-        self.send_memory(&mut stream, &mut encoder, &mut out)?;
+        self.send_memory(stream, &mut encoder, &mut out)?;
         encoder.end_part(&mut out).map_err(encode_error)?;
         encoder.device_state(&mut out);
-        flush(&mut stream, &mut out)
+        flush(stream, &mut out)
     }
 
     fn send_memory(
         &self,
-        stream: &mut UnixStream,
+        stream: &mut impl Write,
         encoder: &mut Encoder<'_>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let total_bytes: u64 = self.image.spaces().iter().map(|space| space.len).sum();
         let mut done_bytes = 0;
         for (number, space) in self.image.spaces().iter().enumerate() {
+            if self.present == Some(number) {
+                continue;
+            }
             let with_zeros = !self.fresh_memory || space.len <= SMALL_BLOCK_BYTES;
             let mut next = 0;
             let sent = self.image.stream(space.index, 0..space.blocks(), |pages, data| {
@@ -90,7 +103,7 @@ impl Feed<'_> {
 
 /// Sends consecutive pages that are not zero.
 fn send_run(
-    stream: &mut UnixStream,
+    stream: &mut impl Write,
     encoder: &mut Encoder<'_>,
     out: &mut Vec<u8>,
     block: usize,
@@ -107,7 +120,7 @@ fn send_run(
 }
 
 fn send_zeros(
-    stream: &mut UnixStream,
+    stream: &mut impl Write,
     encoder: &mut Encoder<'_>,
     out: &mut Vec<u8>,
     block: usize,
@@ -122,7 +135,7 @@ fn send_zeros(
     Ok(())
 }
 
-fn flush(stream: &mut UnixStream, out: &mut Vec<u8>) -> Result<()> {
+fn flush(stream: &mut impl Write, out: &mut Vec<u8>) -> Result<()> {
     stream.write_all(out).map_err(|error| io_error("QEMU does not take the snapshot's state", error))?;
     out.clear();
     Ok(())

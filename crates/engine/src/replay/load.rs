@@ -1,12 +1,13 @@
 //! Loads a captured machine into a QEMU that was started to wait for one, eagerly: the guest can run afterwards.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vmrewind_qemu::qmp::EventCursor;
 use vmrewind_qemu::qmp::commands::MigrationStatus;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::Cancel;
+use crate::host::{Cancel, Host};
 use crate::monitor::Monitor;
 use crate::replay::feed::Feed;
 use crate::vm::run_folder::socket;
@@ -22,14 +23,23 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// `Damaged` where the image is, `Interrupted`, `Failed` with QEMU's words where it does not take the state.
 pub(crate) fn load(feed: &Feed<'_>, started: &Started) -> Result<()> {
+    load_from(feed.host, started, |socket| feed.send(socket))
+}
+
+/// Has `send` write a state to QEMU's socket and waits until QEMU has it. Errors as of [`load`].
+pub(crate) fn load_from(
+    host: &Host,
+    started: &Started,
+    send: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let socket = started.process.run.join(socket::STREAM);
     let monitor = started.monitor()?;
     let mut events = monitor.events();
     monitor.prepare_migration(&["events"], 300)?;
     monitor.migrate_incoming(&socket)?;
-    let sent = feed.send(&socket);
+    let sent = send(&socket);
     let _ = std::fs::remove_file(&socket);
-    sent.and_then(|()| wait_loaded(&mut events, &feed.host.cancel)).map_err(|error| {
+    sent.and_then(|()| wait_loaded(&mut events, &host.cancel)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
             return error;
         }

@@ -14,6 +14,13 @@ use crate::root::file::io_error;
 /// How long a command waits for one that is about to end, before it reports the VM as busy.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// Whether an open file is the one that is at `path` now.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let ours = file.metadata().map(identity).ok();
+    ours.is_some() && ours == std::fs::metadata(path).map(identity).ok()
+}
+
 /// Holds a VM for writing until dropped.
 #[derive(Debug)]
 pub(crate) struct VmLock {
@@ -44,9 +51,7 @@ impl VmLock {
 
     /// Whether the lock is of the file that is at `path` now.
     pub(crate) fn is_of(&self, path: &Path) -> bool {
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let ours = self.file.metadata().map(identity).ok();
-        ours.is_some() && ours == std::fs::metadata(path).map(identity).ok()
+        same_file(&self.file, path)
     }
 
     /// Takes the lock if nobody holds it.

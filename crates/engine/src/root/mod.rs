@@ -4,6 +4,7 @@
 //! ROOT/VERSION
 //!      vms/NAME/vm.json  lock  journal.json  snapshots/ID.json  layers/DISK/ID.qcow2  run/
 //!      store/
+//!      flat/
 //! ```
 //! A VM's folder appears whole by one rename and goes by one rename (to `vms/.gone-ID`, then removed); folders whose
 //! name starts with `.` are such left-overs and are never VMs.
@@ -62,7 +63,7 @@ impl Root {
             .map_err(|error| io_error(&format!("cannot read root '{}'", self.path.display()), error))?;
         let stranger =
             entries.filter_map(std::result::Result::ok).map(|entry| entry.file_name()).find(|name| {
-                !["vms", "store", "audit", "VERSION.tmp", "VERSION"].iter().any(|known| name == known)
+                !["vms", "store", "flat", "audit", "VERSION.tmp", "VERSION"].iter().any(|known| name == known)
             });
         if let Some(name) = stranger {
             return Err(Error::refused(format!(
@@ -89,6 +90,11 @@ impl Root {
     /// The folder of the store.
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// The folder of memory files for clones.
+    pub(crate) fn flat(&self) -> PathBuf {
+        self.path.join("flat")
     }
 
     /// The folder of all VMs.

@@ -76,6 +76,8 @@ pub struct CloneView {
     pub id: String,
     /// How it was started, or will be.
     pub start: StartMode,
+    /// Whether it shares the pages that it has not changed with the other clones of the snapshot.
+    pub memory_shared: bool,
     /// Its state now.
     pub state: String,
     /// Its QEMU.

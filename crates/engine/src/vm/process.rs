@@ -268,7 +268,7 @@ fn pid_namespace() -> String {
 }
 
 /// Tells one boot of the host from another.
-fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 
 use crate::error::{Context, Error, Result};
+use crate::flat::Flat;
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::layers::below::local_files_below;
@@ -52,6 +53,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) hardware: &'a Hardware,
     /// Each disk's layers, from the one to write down to the last above the base.
     pub(crate) chains: &'a BTreeMap<String, Vec<LayerId>>,
+    /// The file that its memory is on, where it is a clone that shares it.
+    pub(crate) flat: Option<&'a Flat>,
     /// What for.
     pub(crate) purpose: Purpose,
 }
@@ -152,6 +155,9 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
         let below = base.map_or(0, |base| local_files_below(launch.folder, base));
         line.keep_page_cache(&disk, chain.len() + below).context(bad)?;
     }
+    if let Some(flat) = launch.flat {
+        flat.apply(&mut line)?;
+    }
     for (id, socket) in [
         ("vmrewind-user", socket::USER),
         ("vmrewind-operation", socket::OPERATION),
@@ -201,6 +207,9 @@ fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
     }
     command.current_dir(working_dir);
     inherit(&mut command, Alive::take(launch.folder)?);
+    if let Some(flat) = launch.flat {
+        inherit(&mut command, flat.lock_for_child()?);
+    }
     own_session(&mut command).spawn().map_err(|error| {
         Error::failed(format!("cannot run '{program}'"))
             .hint("is it installed, and its name in the VM's command line right? `vmrewind vm show` prints that")

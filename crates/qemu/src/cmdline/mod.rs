@@ -24,6 +24,7 @@ mod edit;
 mod error;
 mod facts;
 mod keyvalues;
+mod memory;
 mod placeholders;
 mod properties;
 mod sockets;
@@ -39,6 +40,7 @@ pub use clone::{Change, CloneValues, Separation, Shared};
 pub use disks::{BlockHandle, DiskAt, DiskSpec};
 pub use error::{CmdlineError, JsonError, Refusal};
 pub use keyvalues::{KeyValues, escape_commas, parse_bool};
+pub use memory::Block as MemoryBlock;
 pub use placeholders::Placeholders;
 pub use sockets::GuestAgentChannel;
 pub use write::{

@@ -34,7 +34,7 @@ pub struct Known {
     /// The last of them that is certain to have come before the instant.
     before: Option<Tick>,
     /// Checksum of its memory.
-    sum: String,
+    pub(super) sum: String,
 }
 
 /// What a restore gave.
@@ -118,7 +118,7 @@ impl Guest<'_> {
     }
 
     #[track_caller]
-    fn known_of(&self, name: &str) -> Known {
+    pub(super) fn known_of(&self, name: &str) -> Known {
         self.known.borrow().get(name).cloned().unwrap_or_else(|| panic!("'{name}' was not made by the rig"))
     }
 
@@ -220,7 +220,7 @@ impl Guest<'_> {
 impl Known {
     /// The restored guest must go on with the tick after the last one before the instant.
     #[track_caller]
-    fn check_first(&self, first: Tick) {
+    pub(super) fn check_first(&self, first: Tick) {
         let lowest = self.before.map_or(1, |tick| tick.tick + 1);
         let highest = self.ticks.last().map_or(u64::MAX, |tick| tick.tick + 2);
         assert!(

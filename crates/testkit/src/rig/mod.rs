@@ -11,6 +11,7 @@
 //! also while a test panics, its VMs are stopped and every QEMU of its root is killed.
 
 mod check;
+mod clone;
 mod guest;
 mod play;
 mod run;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use check::{Known, Restored};
+pub use clone::Clone;
 pub use guest::{Guest, GuestSpec, SpecDisk};
 pub use play::Action;
 pub use run::{Background, Run};

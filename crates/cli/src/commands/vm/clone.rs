@@ -14,9 +14,13 @@ A clone is a VM of its own. Its disks are new delta files over the snapshot's, w
 a name, a vmgenid, a UUID and MAC addresses of its own; sockets, logs, ports and displays that would collide with its \
 parent's are moved. The result lists what was changed, and what has to be made unique in the guest.
 
+Of a snapshot with memory the first start goes on where the snapshot was; its clones share the memory that they don't \
+change. Their network links are unplugged then, since the guests still use the parent's addresses. Later starts boot.
+
 Examples:
   vmrewind vm clone web@before-upgrade test
-  vmrewind vm clone web@before-upgrade worker --count 10 --start      worker-1 to worker-10")]
+  vmrewind vm clone web@before-upgrade worker --count 10 --start      worker-1 to worker-10
+  vmrewind vm clone web@before-upgrade test --cold --start           boots from the snapshot's disks")]
 pub(crate) struct CloneArguments {
     /// Address of the snapshot
     #[arg(value_name = "VM@SNAPSHOT")]
@@ -30,6 +34,12 @@ pub(crate) struct CloneArguments {
     /// Start them
     #[arg(long)]
     start: bool,
+    /// Let their guests boot in place of going on from the snapshot's memory
+    #[arg(long)]
+    cold: bool,
+    /// Leave network links as they were in the snapshot
+    #[arg(long)]
+    link_up: bool,
 }
 
 /// Makes the clones.
@@ -43,8 +53,8 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
         name: arguments.name.parse()?,
         count: arguments.count,
         start: arguments.start,
-        cold: true,
-        link_up: false,
+        cold: arguments.cold,
+        link_up: arguments.link_up,
     };
     let view = session.engine()?.vm_clone(&request)?;
     session.output.result(&view, || text(&view))?;

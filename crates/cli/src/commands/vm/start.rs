@@ -1,6 +1,7 @@
 //! `vmrewind vm start`: starts a VM.
 
 use clap::Args;
+use vmrewind_engine::VmStart;
 
 use crate::command_error::CommandError;
 use crate::commands::vm::state_line;
@@ -19,6 +20,9 @@ pub(crate) struct StartArguments {
     /// Don't let the guest run yet
     #[arg(long)]
     paused: bool,
+    /// Boot a clone that was never started, in place of going on from its snapshot's memory
+    #[arg(long)]
+    cold: bool,
 }
 
 /// Starts the VM; it goes on when this command has ended.
@@ -27,7 +31,8 @@ pub(crate) struct StartArguments {
 /// As the engine's `vm_start`.
 pub(crate) fn run(session: &Session, arguments: &StartArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
-    let view = session.engine()?.vm_start(&name, arguments.paused)?;
+    let how = VmStart { paused: arguments.paused, cold: arguments.cold };
+    let view = session.engine()?.vm_start(&name, how)?;
     session.output.result(&view, || state_line(&view))?;
     Ok(())
 }

@@ -1,0 +1,118 @@
+//! Makes a memory file from the store.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
+use vmrewind_store::{ImageReader, SpaceIndex};
+
+use super::{NotShared, Note};
+use crate::capture::image;
+use crate::engine::Engine;
+use crate::error::{Context, Error, Result};
+use crate::host::Step;
+use crate::images::{image_id, store_error};
+use crate::record::RECORD_VERSION;
+use crate::record::vm::Hardware;
+use crate::replay::feed::{Feed, fresh_memory};
+use crate::root::file::{io_error, remove_file, write_json};
+use crate::vm::process::boot_id;
+
+/// What must stay free on the file system besides the file.
+const SPARE_BYTES: u64 = 64 << 20;
+
+impl Engine {
+    /// Fills a flat folder whose lock is held. What is left there after a failure is the caller's to remove.
+    pub(super) fn make_flat(
+        &self,
+        folder: &Path,
+        image: &str,
+        hardware: &Hardware,
+    ) -> Result<Result<(), NotShared>> {
+        let reader = self
+            .store
+            .open_image(&image_id(image)?)
+            .map_err(|error| store_error("cannot read the snapshot's memory", error))?;
+        let captured = image::captured(&reader)?;
+        let line = CommandLine::parse(&hardware.command_line)
+            .context(|| "cannot read the snapshot's command line".into())?;
+        let blocks: Vec<MemoryBlock<'_>> = captured
+            .blocks
+            .iter()
+            .map(|block| MemoryBlock {
+                name: &block.name,
+                size_bytes: block.len,
+                page_bytes: block.page_size,
+            })
+            .collect();
+        let at = match line.memory_for_file(&blocks) {
+            Ok(at) => at,
+            Err(why) => return Ok(Err(NotShared(why))),
+        };
+        let space = reader.spaces().get(at).ok_or_else(|| Error::damaged("a memory image lacks a block"))?;
+        check_space(folder, reader.data_bytes())?;
+        self.write_ram(&reader, space.index, &folder.join("ram"))?;
+        let feed = Feed {
+            host: &self.host,
+            image: &reader,
+            captured: &captured,
+            present: Some(at),
+            fresh_memory: fresh_memory(hardware),
+        };
+        let mut state = BufWriter::new(create(&folder.join("state"))?);
+        feed.write(&mut state)?;
+        state.flush().map_err(|error| io_error("cannot write the machine's state", error))?;
+        self.host.reached("flat-written");
+        self.host.progress.finished();
+        let note = Note {
+            version: RECORD_VERSION,
+            image: image.to_owned(),
+            boot: boot_id(),
+            block: space.name.clone(),
+            bytes: space.len,
+        };
+        write_json(&folder.join("flat.json"), &note)?;
+        Ok(Ok(()))
+    }
+
+    /// Writes the pages of a space to where they are in memory.
+    fn write_ram(&self, reader: &ImageReader, space: SpaceIndex, path: &Path) -> Result<()> {
+        let mut progress = |done_bytes: u64, total_bytes: u64| {
+            self.host.progress.step(Step { what: "writing the memory file", done_bytes, total_bytes });
+            if self.host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        // One that a dead command left is not to be continued.
+        remove_file(path)?;
+        let written = reader.write_flat(space, path, &mut progress);
+        self.check_cancel("writing the memory file")?;
+        written
+            .map(drop)
+            .map_err(|error| store_error(&format!("cannot write memory file '{}'", path.display()), error))
+    }
+}
+
+fn create(path: &Path) -> Result<File> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.map_err(|error| io_error(&format!("cannot make '{}'", path.display()), error))
+}
+
+/// Fails early where the file system has no room for so much data.
+fn check_space(folder: &Path, data_bytes: u64) -> Result<()> {
+    let Ok(found) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+    let needed_bytes = data_bytes.saturating_add(SPARE_BYTES);
+    if free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(Error::failed(format!(
+        "the memory file of the clones needs {} MiB, and {} MiB are free in '{}'",
+        mib(needed_bytes),
+        mib(free_bytes),
+        folder.display()
+    ))
+    .hint("free some space, or boot the clones (--cold)"))
+}

@@ -1,0 +1,172 @@
+//! Memory files: a snapshot's memory written out flat, once, for all clones that are started from it.
+//!
+//! ```text
+//! ROOT/flat/IMAGE/lock        flock: exclusive to make or remove, shared to use; each QEMU that reads inherits it
+//!                 flat.json   which RAM block, of which boot of the host: written last
+//!                 ram         the block's pages, sparse: mapped privately by the clones' QEMUs
+//!                 state       the rest of the machine as a migration stream
+//! ```
+//! A flat file is a cache. It is made from the store, every page verified by its hash, and is not synced: after a crash of
+//! the host it does not count, since `flat.json` names the boot in which it was made. When nobody holds the lock any
+//! more the next command removes it, and the next start makes it again.
+
+mod make;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
+
+use crate::engine::Engine;
+use crate::error::{Context, Error, Result};
+use crate::record::RECORD_VERSION;
+use crate::record::vm::Hardware;
+use crate::root::file::{io_error, make_dir, read_json};
+use crate::root::lock::same_file;
+use crate::vm::process::boot_id;
+
+/// The first QEMU that maps a file for reading and lets the guest write to private pages.
+const FIRST_QEMU: (u32, u32) = (8, 2);
+
+/// A memory file that nobody removes as long as this, or a QEMU that inherited it, lives.
+#[derive(Debug)]
+pub(crate) struct Flat {
+    folder: PathBuf,
+    note: Note,
+    lock: File,
+}
+
+/// `flat.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    version: u32,
+    /// The memory image.
+    image: String,
+    /// The boot of the host in which it was made.
+    boot: String,
+    /// The name of the RAM block in the file `ram`.
+    block: String,
+    /// Its length.
+    bytes: u64,
+}
+
+/// Why clones of a snapshot can't share its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotShared(pub(crate) &'static str);
+
+impl Flat {
+    /// Has QEMU map the memory file.
+    pub(crate) fn apply(&self, line: &mut CommandLine) -> Result<()> {
+        let path = self.folder.join("ram");
+        let path =
+            path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
+        let block = MemoryBlock { name: &self.note.block, size_bytes: self.note.bytes, page_bytes: 4096 };
+        line.set_memory_file(&block, path).context(|| "cannot put the memory on a file".into())
+    }
+
+    /// The lock, for a QEMU to inherit.
+    pub(crate) fn lock_for_child(&self) -> Result<OwnedFd> {
+        let copy = self.lock.try_clone().map_err(|error| io_error("cannot keep the memory file", error))?;
+        Ok(copy.into())
+    }
+
+    /// The file that holds the rest of the machine.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// The memory file of an image if there is a good one.
+    fn open(folder: &Path, image: &str) -> Result<Option<Self>> {
+        let Some(lock) = lock_file(folder, FlockOperation::NonBlockingLockShared)? else { return Ok(None) };
+        // A note that can't be read is as good as none.
+        let note = read_json::<Note>(&folder.join("flat.json"), RECORD_VERSION).ok().flatten();
+        let note = note.filter(|note| note.image == image && note.boot == boot_id());
+        Ok(note.map(|note| Self { folder: folder.to_owned(), note, lock }))
+    }
+}
+
+/// Opens and locks the lock file of a flat folder. `None` where there is none or others hold it.
+fn lock_file(folder: &Path, how: FlockOperation) -> Result<Option<File>> {
+    let path = folder.join("lock");
+    let cannot = |error| io_error(&format!("cannot lock '{}'", path.display()), error);
+    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot(error)),
+    };
+    match flock(&file, how) {
+        // It can have been removed, and made anew, since it was opened.
+        Ok(()) => Ok(same_file(&file, &path).then_some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(cannot(error.into())),
+    }
+}
+
+impl Engine {
+    /// The memory file of a snapshot's image, made if it is not there.
+    ///
+    /// # Errors
+    /// `Damaged` where the image is, `Failed` on a full disk, `Interrupted`.
+    pub(crate) fn flat(&self, image: &str, hardware: &Hardware) -> Result<Result<Flat, NotShared>> {
+        if let Err(why) = qemu_can(&hardware.qemu_version) {
+            return Ok(Err(why));
+        }
+        let folder = self.root.flat().join(image);
+        loop {
+            self.check_cancel("waiting for a memory file")?;
+            if let Some(flat) = Flat::open(&folder, image)? {
+                return Ok(Ok(flat));
+            }
+            make_dir(&folder)?;
+            let path = folder.join("lock");
+            let made = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            match made {
+                Ok(_) => {}
+                // Removed between the two steps.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error(&format!("cannot make '{}'", path.display()), error)),
+            }
+            match lock_file(&folder, FlockOperation::NonBlockingLockExclusive)? {
+                Some(_lock) => {
+                    let made = self.make_flat(&folder, image, hardware);
+                    if !matches!(made, Ok(Ok(()))) {
+                        let _ = fs::remove_dir_all(&folder);
+                    }
+                    if let Err(why) = made? {
+                        return Ok(Err(why));
+                    }
+                }
+                // Another command makes it.
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Removes the memory files that nobody uses. Failures can wait.
+    pub(crate) fn sweep_flat(&self) {
+        for entry in fs::read_dir(self.root.flat()).into_iter().flatten().flatten() {
+            let folder = entry.path();
+            let Ok(Some(lock)) = lock_file(&folder, FlockOperation::NonBlockingLockExclusive) else {
+                continue;
+            };
+            // The lock goes last: who waits for it then finds that it was removed.
+            for name in ["flat.json", "ram", "state", "lock"] {
+                let _ = fs::remove_file(folder.join(name));
+            }
+            let _ = fs::remove_dir_all(&folder);
+            drop(lock);
+        }
+    }
+}
+
+/// Whether a QEMU of that version can share memory files.
+fn qemu_can(version: &str) -> Result<(), NotShared> {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found >= FIRST_QEMU { Ok(()) } else { Err(NotShared("QEMU 8.2 or later is needed for that")) }
+}

@@ -1,0 +1,173 @@
+//! The guest's memory on a file that it reads through and never writes: each clone keeps what it changes to itself.
+//!
+//! ```text
+//! -object memory-backend-file,id=pc.ram,size=N,mem-path=FILE,share=off,readonly=on,rom=off,
+//!         x-use-canonical-path-for-ramblock-id=off -machine memory-backend=pc.ram
+//! ```
+//! The RAM block keeps the name it had, so that states go from the one kind of memory to the other and back.
+//! `readonly=on,rom=off`: the file is opened for reading, the guest writes to private pages (QEMU 8.2 and later,
+//! `qapi/qom.json`, `MemoryBackendFileProperties`).
+
+use super::keyvalues::escape_commas;
+use super::properties::Properties;
+use super::{CmdlineError, CommandLine};
+
+/// Names of the RAM block that QEMU's x86 machines have without a memory backend.
+const DEFAULT_BLOCKS: [&str; 2] = ["pc.ram", "microvm.ram"];
+/// Settings of a memory backend that hold for a file as well.
+const KEPT: [&str; 5] = ["merge", "dump", "host-nodes", "policy", "prealloc-threads"];
+
+/// A RAM block of a captured machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its length.
+    pub size_bytes: u64,
+    /// The size of its pages.
+    pub page_bytes: u64,
+}
+
+impl CommandLine {
+    /// The RAM block that [`CommandLine::set_memory_file`] can put on a file, by its index.
+    ///
+    /// # Errors
+    /// Why that is not possible with this command line, in a few words.
+    pub fn memory_for_file(&self, blocks: &[Block<'_>]) -> Result<usize, &'static str> {
+        if self.has_option("mem-path") || self.has_option("mem-prealloc") {
+            return Err("its memory is allocated with -mem-path or -mem-prealloc");
+        }
+        if self
+            .named("overcommit")
+            .any(|option| option.keys().get("mem-lock").is_some_and(|lock| lock != "off"))
+        {
+            return Err("its memory is locked (-overcommit mem-lock)");
+        }
+        let backends = self.memory_backends().map_err(|_| "an -object can't be read")?;
+        let found = match backends.as_slice() {
+            [] if self.has_option("numa") => return Err("it has NUMA nodes without a memory backend"),
+            [] => blocks.iter().position(|block| DEFAULT_BLOCKS.contains(&block.name)),
+            [(_, backend)] => {
+                if backend.is_on("prealloc") || backend.is_on("hugetlb") {
+                    return Err("its memory is preallocated or on huge pages");
+                }
+                let id = backend.get("id").unwrap_or_default();
+                blocks.iter().position(|block| block.name == id || block.name == format!("/objects/{id}"))
+            }
+            _ => return Err("it has several memory backends"),
+        };
+        let at = found.ok_or("its memory has a name that is not known here")?;
+        if blocks[at].page_bytes == 4096 { Ok(at) } else { Err("its memory is on huge pages") }
+    }
+
+    /// Puts a RAM block found by [`CommandLine::memory_for_file`] on a file of its content.
+    ///
+    /// # Errors
+    /// An option whose JSON can't be read.
+    pub fn set_memory_file(&mut self, block: &Block<'_>, path: &str) -> Result<(), CmdlineError> {
+        let id = block.name.rsplit('/').next().unwrap_or(block.name);
+        let canonical = if block.name.starts_with('/') { "on" } else { "off" };
+        let mut text = format!(
+            "memory-backend-file,id={},size={}B,mem-path={},share=off,readonly=on,rom=off,\
+             x-use-canonical-path-for-ramblock-id={canonical}",
+            escape_commas(id),
+            block.size_bytes,
+            escape_commas(path),
+        );
+        let old = self.memory_backends()?.into_iter().next();
+        match old {
+            Some((at, backend)) => {
+                for (key, value) in super::properties::flatten(&backend.tree()) {
+                    if KEPT.contains(&key.split('.').next().unwrap_or(&key)) {
+                        text += &format!(",{key}={}", escape_commas(&value));
+                    }
+                }
+                self.options[at].value = Some(text);
+            }
+            None => {
+                self.add_option("-object", Some(&text));
+                self.add_option("-machine", Some(&format!("memory-backend={}", escape_commas(id))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory backends, by their place among the options.
+    fn memory_backends(&self) -> Result<Vec<(usize, Properties)>, CmdlineError> {
+        let mut backends = Vec::new();
+        for (at, option) in self.options.iter().enumerate().filter(|(_, option)| option.name() == "object") {
+            let object = option.properties()?;
+            if object.get("qom-type").is_some_and(|kind| kind.starts_with("memory-backend-")) {
+                backends.push((at, object));
+            }
+        }
+        Ok(backends)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PC_RAM: Block<'_> = Block { name: "pc.ram", size_bytes: 1 << 29, page_bytes: 4096 };
+    const ROM: Block<'_> = Block { name: "pc.rom", size_bytes: 1 << 17, page_bytes: 4096 };
+
+    fn on_file(words: &[&str], blocks: &[Block<'_>]) -> Result<Vec<String>, &'static str> {
+        let argv: Vec<String> = ["qemu"].iter().chain(words).map(|word| (*word).to_owned()).collect();
+        let mut line = CommandLine::parse(&argv).unwrap();
+        let at = line.memory_for_file(blocks)?;
+        line.set_memory_file(&blocks[at], "/f,x").unwrap();
+        Ok(line.to_argv()[1..].to_vec())
+    }
+
+    /// The block must keep its name and size: QEMU refuses the state otherwise, or a later restore does.
+    #[test]
+    fn memory_keeps_its_name_and_size() {
+        let file = |id: &str, canonical: &str| {
+            format!(
+                "memory-backend-file,id={id},size=536870912B,mem-path=/f,,x,share=off,readonly=on,rom=off,\
+                 x-use-canonical-path-for-ramblock-id={canonical}"
+            )
+        };
+        let default = on_file(&["-M", "q35", "-m", "512M"], &[ROM, PC_RAM]).unwrap();
+        let (pc_ram, mem0) = (file("pc.ram", "off"), file("mem0", "off"));
+        assert_eq!(default[4..], ["-object", &pc_ram, "-machine", "memory-backend=pc.ram"]);
+        let block = Block { name: "mem0", ..PC_RAM };
+        for object in [
+            "memory-backend-ram,id=mem0,size=512M",
+            "memory-backend-memfd,id=mem0,size=512M,share=on,reserve=off",
+            "memory-backend-file,id=mem0,size=512M,mem-path=/dev/shm/x,share=on",
+            r#"{"qom-type":"memory-backend-ram","id":"mem0","size":536870912}"#,
+        ] {
+            let words = ["-object", object, "-machine", "pc,memory-backend=mem0"];
+            assert_eq!(
+                on_file(&words, &[block, ROM]).unwrap()[..2],
+                ["-object".to_owned(), mem0.clone()],
+                "{object}"
+            );
+        }
+        let canonical = Block { name: "/objects/mem0", ..PC_RAM };
+        let words = ["-object", "memory-backend-ram,id=mem0,size=512M,dump=off", "-numa", "node,memdev=mem0"];
+        assert_eq!(on_file(&words, &[canonical]).unwrap()[1], file("mem0", "on") + ",dump=off");
+    }
+
+    /// What can't be put on a file must be known before QEMU is started: the clone gets memory of its own then.
+    #[test]
+    fn memory_that_cannot_be_put_on_a_file_is_told() {
+        let two = ["memory-backend-ram,id=a,size=256M", "memory-backend-ram,id=b,size=256M"];
+        let huge = Block { page_bytes: 2 << 20, ..PC_RAM };
+        for (words, block) in [
+            (&["-object", two[0], "-object", two[1]][..], PC_RAM),
+            (&["-mem-path", "/dev/hugepages"], PC_RAM),
+            (&["-mem-prealloc"], PC_RAM),
+            (&["-overcommit", "mem-lock=on"], PC_RAM),
+            (&["-numa", "node"], PC_RAM),
+            (&["-object", "memory-backend-memfd,id=pc.ram,size=512M,hugetlb=on"], PC_RAM),
+            (&["-object", "memory-backend-ram,id=other,size=512M"], PC_RAM),
+            (&["-m", "512M"], huge),
+            (&["-m", "512M"], ROM),
+        ] {
+            assert!(on_file(words, &[block]).is_err(), "{words:?}");
+        }
+    }
+}

@@ -31,6 +31,7 @@ mod layers;
 mod lazy;
 mod monitor;
 mod ops;
+mod parallel;
 mod record;
 mod replay;
 mod root;
@@ -57,7 +58,7 @@ pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_start::VmStart;
 pub use ops::vm_stop::VmStop;
 pub use record::snapshot::{Grade, Method};
-pub use view::clone::{Changed, CloneView, ClonesView, NotUnique, OriginView, StartMode};
+pub use view::clone::{Changed, CloneView, ClonesView, InsideView, NotUnique, OriginView, StartMode};
 pub use view::{
     DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode, RestoreProgress, RestoreView,
     SnapshotDisk, SnapshotView, VmView, WorkingSetView,

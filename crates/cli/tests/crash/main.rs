@@ -3,6 +3,7 @@
 //! Afterwards the guest runs or is cleanly stopped, nothing is half there, every layer is sound, and the next command
 //! works. That nobody had to type a command for a paused guest to go on is seen by its ticks, before any is run.
 
+mod clone;
 mod create;
 mod delete;
 mod lazy;

@@ -1,6 +1,8 @@
 //! The operations, one file each.
 
 pub(crate) mod check;
+mod clone_inside;
+mod clone_make;
 pub(crate) mod console;
 pub(crate) mod gc;
 pub(crate) mod guest;

@@ -9,27 +9,19 @@
 //! A clone is whole or not there. The parent's lock is held from the moment its layers are looked at until the last
 //! clone has its name, so nobody can delete a layer in between; from then on the clones' records keep it.
 
-use std::fs;
-use std::num::NonZero;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::engine::{Engine, Held};
-use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{self, Identity};
-use crate::ids::{Address, LayerId, VmId, VmName};
-use crate::layers::{base, overlay};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::identity;
+use crate::ids::{Address, VmName};
+use crate::layers::base;
+use crate::ops::clone_make::Making;
 use crate::ops::vm_start::{StartReport, VmStart};
-use crate::record::RECORD_VERSION;
-use crate::record::journal::Overlay;
+use crate::parallel;
 use crate::record::snapshot::{Manifest, milliseconds};
-use crate::record::vm::{BaseLayer, BaseRecord, CloneOrigin, DiskRecord, FirstStart, LayerRecord, VmRecord};
-use crate::root::VmFolder;
-use crate::root::file::{io_error, make_dir, sync_dir, sync_file};
-use crate::root::lock::VmLock;
-use crate::view::clone::{CloneView, ClonesView, StartMode};
-use crate::vm::run_folder;
+use crate::record::vm::{FirstStart, VmRecord};
+use crate::view::clone::{CloneView, ClonesView, InsideView, StartMode};
 
 /// The most clones that one command makes.
 const CLONES_MAX: u32 = 1000;
@@ -47,15 +39,18 @@ pub struct VmClone {
     pub start: bool,
     /// Boot them in place of going on from memory.
     pub cold: bool,
-    /// Leave network links as they were in the snapshot.
+    /// Leave network links as they were in the snapshot; with `inside`, plug them once that has ended well.
     pub link_up: bool,
+    /// A command for the guest of each clone that was started, run by its agent.
+    pub inside: Option<String>,
 }
 
-/// A clone that is being made. Its lock is held until it is dropped.
-struct Draft {
-    folder: VmFolder,
-    record: VmRecord,
-    _lock: Option<VmLock>,
+/// What came of a clone's start.
+#[derive(Default)]
+struct Tended {
+    report: Option<StartReport>,
+    inside: Option<InsideView>,
+    error: Option<Error>,
 }
 
 impl Engine {
@@ -80,21 +75,23 @@ impl Engine {
             Some(memory) => self.flat(&memory.image, &snapshot.hardware)?.ok(),
             None => None,
         };
-        let first = self.identity_of(&names, &snapshot, start)?;
-        let (changed, not_unique) = (first.changed.clone(), first.not_unique.clone());
-        let made = self.make_all(request, &held, &snapshot, names, first)?;
+        let identity = |name: VmName| {
+            let identity = identity::of_clone(&self.host, &snapshot.hardware, &name, start)?;
+            Ok((name, identity))
+        };
+        let identities = names.into_iter().map(identity).collect::<Result<Vec<_>>>()?;
+        let first = identities.first().map(|(_, first)| (first.changed.clone(), first.not_unique.clone()));
+        let (changed, not_unique) = first.unwrap_or_default();
+        let making = Making { request, held: &held, snapshot: &snapshot };
+        let made = self.make_clones(&making, identities)?;
         drop(held);
-        let mut starts = if request.start { self.start_all(&made) } else { Vec::new() };
+        let tended = parallel::each(&made, |record| {
+            if request.start { self.start_one(request, record) } else { Tended::default() }
+        });
         // Each QEMU holds the memory file by itself now.
         drop(flat);
-        starts.resize_with(made.len(), || None);
-        let mut notes: Vec<String> = Vec::new();
-        for note in starts.iter().flatten().flatten().flat_map(|report| &report.notes) {
-            if !notes.contains(note) {
-                notes.push(note.clone());
-            }
-        }
-        let clones = made.iter().zip(starts).map(|(record, started)| self.clone_view(record, start, started));
+        let notes = notes_of(&tended);
+        let clones = made.iter().zip(tended).map(|(record, tended)| self.clone_view(record, start, tended));
         let clones = clones.collect::<Result<_>>()?;
         Ok(ClonesView {
             vm: request.address.vm.to_string(),
@@ -107,159 +104,27 @@ impl Engine {
         })
     }
 
-    fn identity_of(&self, names: &[VmName], snapshot: &Manifest, start: StartMode) -> Result<Identity> {
-        let name = names.first().ok_or_else(|| Error::usage("no clone is asked for"))?;
-        identity::of_clone(&self.host, &snapshot.hardware, name, start)
-    }
-
-    /// Makes all drafts and lets them appear. A failure before the first one appears leaves nothing.
-    fn make_all(
-        &self,
-        request: &VmClone,
-        held: &Held,
-        snapshot: &Manifest,
-        names: Vec<VmName>,
-        first: Identity,
-    ) -> Result<Vec<VmRecord>> {
-        let bases = self.bases(held, snapshot)?;
-        let mut drafts: Vec<Draft> = Vec::new();
-        let mut first = Some(first);
-        let make = || -> Result<()> {
-            for name in names {
-                self.check_cancel("making clones")?;
-                let identity = match first.take() {
-                    Some(identity) => identity,
-                    None => identity::of_clone(&self.host, &snapshot.hardware, &name, StartMode::Warm)?,
-                };
-                let record = self.record_of(request, held, snapshot, &bases, (name, identity));
-                let folder = VmFolder::at(self.root.vms().join(format!(".new-{}", record.id)));
-                make_dir(folder.path())?;
-                let lock = VmLock::try_take(&folder.lock())?;
-                drafts.push(Draft { folder, record, _lock: lock });
-                let (made, before) = drafts.split_last().ok_or_else(|| Error::failed("no draft"))?;
-                fill(made, before.first())?;
-                self.host.reached("draft-made");
-            }
-            Ok(())
+    /// Starts a clone, and has the command run in it.
+    fn start_one(&self, request: &VmClone, record: &VmRecord) -> Tended {
+        let started = self.check_cancel("starting clones");
+        let mut report = match started.and_then(|()| self.start(&record.name, VmStart::default())) {
+            Ok(report) => report,
+            Err(error) => return Tended { error: Some(error), ..Tended::default() },
         };
-        if let Err(error) = make() {
-            drafts.iter().for_each(|draft| drop(fs::remove_dir_all(draft.folder.path())));
-            return Err(error);
-        }
-        self.let_appear(drafts)
-    }
-
-    /// Gives the drafts their names.
-    fn let_appear(&self, drafts: Vec<Draft>) -> Result<Vec<VmRecord>> {
-        let mut appeared = Vec::new();
-        let mut failed = None;
-        for draft in drafts {
-            if failed.is_none() {
-                failed = self.appear(&draft.record.name, &draft.folder).err();
-            }
-            if failed.is_some() {
-                let _ = fs::remove_dir_all(draft.folder.path());
-                continue;
-            }
-            self.host.reached("clone-appeared");
-            let _ = run_folder::prepare(&self.root.vm(&draft.record.name), &draft.record.id);
-            appeared.push(draft.record);
-        }
-        match failed {
-            None => Ok(appeared),
-            Some(error) if appeared.is_empty() => Err(error),
-            Some(error) => {
-                let names: Vec<&str> = appeared.iter().map(|record| record.name.as_str()).collect();
-                Err(error
-                    .while_doing(format!("not all clones were made, only {}", names.join(", ")))
-                    .with_kind(ErrorKind::Partial))
-            }
-        }
-    }
-
-    /// The record of one clone.
-    fn record_of(
-        &self,
-        request: &VmClone,
-        held: &Held,
-        snapshot: &Manifest,
-        bases: &[(String, BaseRecord)],
-        (name, identity): (VmName, Identity),
-    ) -> VmRecord {
-        let on_base = |(disk, base): &(String, BaseRecord)| {
-            let layer = LayerId::random(&self.host);
-            let layers = vec![LayerRecord { id: layer.clone(), parent: None }];
-            DiskRecord { name: disk.clone(), base: base.clone(), layers, active: layer }
+        let inside = request
+            .inside
+            .as_ref()
+            .map(|command| self.make_unique(record, &mut report, command, request.link_up))
+            .transpose();
+        let (inside, error) = match inside {
+            Ok(inside) => (inside, None),
+            Err(error) => (None, Some(error)),
         };
-        VmRecord {
-            version: RECORD_VERSION,
-            id: VmId::random(&self.host),
-            name,
-            created: self.host.clock.now(),
-            hardware: identity.hardware,
-            disks: bases.iter().map(on_base).collect(),
-            media: held.record.media.clone(),
-            current: None,
-            origin: Some(CloneOrigin {
-                vm: held.record.name.clone(),
-                vm_id: held.record.id.clone(),
-                snapshot: snapshot.name.clone(),
-                snapshot_id: snapshot.id.clone(),
-            }),
-            first_start: first_start(request, snapshot),
-        }
+        Tended { report: Some(report), inside, error }
     }
 
-    /// The snapshot's frozen layers as bases. The whole chain below each must be there.
-    fn bases(&self, held: &Held, snapshot: &Manifest) -> Result<Vec<(String, BaseRecord)>> {
-        let doing = || format!("snapshot '{}@{}' can't be cloned", held.record.name, snapshot.name);
-        let mut bases = Vec::new();
-        for frozen in &snapshot.disks {
-            held.check_chain(&frozen.name, &frozen.layer).map_err(|error| error.while_doing(doing()))?;
-            let layer = BaseLayer {
-                vm: held.record.name.clone(),
-                vm_id: held.record.id.clone(),
-                disk: frozen.name.clone(),
-                layer: frozen.layer.clone(),
-            };
-            let record = base::of_layer(&held.folder, layer).map_err(|error| error.while_doing(doing()))?;
-            bases.push((frozen.name.clone(), record));
-        }
-        Ok(bases)
-    }
-
-    /// Starts the clones, several at once. A result for each, in order.
-    fn start_all(&self, made: &[VmRecord]) -> Vec<Option<Result<StartReport>>> {
-        let next = AtomicUsize::new(0);
-        let results: Vec<OnceLock<Result<StartReport>>> = made.iter().map(|_| OnceLock::new()).collect();
-        let work = || {
-            while let Some((record, result)) = {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                made.get(at).zip(results.get(at))
-            } {
-                let started = self.check_cancel("starting clones");
-                let started = started.and_then(|()| self.start(&record.name, VmStart::default()));
-                let _ = result.set(started);
-            }
-        };
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        std::thread::scope(|scope| {
-            for _ in 1..made.len().min(cores * 2) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        results.into_iter().map(OnceLock::into_inner).collect()
-    }
-
-    fn clone_view(
-        &self,
-        record: &VmRecord,
-        start: StartMode,
-        started: Option<Result<StartReport>>,
-    ) -> Result<CloneView> {
-        let error = started.as_ref().and_then(|started| started.as_ref().err()).map(with_causes);
-        let report = started.and_then(Result::ok);
+    fn clone_view(&self, record: &VmRecord, start: StartMode, tended: Tended) -> Result<CloneView> {
+        let Tended { report, inside, error } = tended;
         let shown = self.vm_show(&record.name)?;
         Ok(CloneView {
             name: shown.name,
@@ -271,8 +136,10 @@ impl Engine {
             qmp: shown.qmp,
             run: shown.run,
             start_ms: report.as_ref().and_then(|report| report.start_ms),
+            clock: report.as_ref().and_then(|report| report.clock),
+            inside,
             links_down: report.map(|report| report.links_down).unwrap_or_default(),
-            error,
+            error: error.as_ref().map(with_causes),
         })
     }
 }
@@ -287,40 +154,29 @@ fn names(request: &VmClone) -> Result<Vec<VmName>> {
     (1..=count).map(|number| format!("{}-{number}", request.name).parse()).collect()
 }
 
+/// What there is to say of the starts, each thing once.
+fn notes_of(tended: &[Tended]) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    for note in tended.iter().filter_map(|it| it.report.as_ref()).flat_map(|report| &report.notes) {
+        if !notes.contains(note) {
+            notes.push(note.clone());
+        }
+    }
+    notes
+}
+
 /// An error with its causes in one line.
 fn with_causes(error: &Error) -> String {
     [vec![error.to_string()], error.causes()].concat().join(": ")
 }
 
-fn first_start(request: &VmClone, snapshot: &Manifest) -> Option<FirstStart> {
+/// How the first start of a clone goes on from memory; `None` where it boots.
+pub(super) fn first_start(request: &VmClone, snapshot: &Manifest) -> Option<FirstStart> {
     let memory = snapshot.memory.as_ref().filter(|_| !request.cold)?;
     Some(FirstStart {
         image: memory.image.clone(),
         guest_running: snapshot.guest_running,
-        link_up: request.link_up,
+        // Plugged by the command that makes the guest unique, once it has.
+        link_up: request.link_up && request.inside.is_none(),
     })
-}
-
-/// Fills a draft's folder, durably. Its empty deltas say the same as those of `like`, a clone of the same snapshot.
-fn fill(draft: &Draft, like: Option<&Draft>) -> Result<()> {
-    make_dir(&draft.folder.snapshots())?;
-    for disk in &draft.record.disks {
-        let layer = Overlay { disk: disk.name.clone(), layer: disk.active.clone(), parent: None };
-        let same = like.and_then(|like| Some((like, like.record.disk(&disk.name)?)));
-        match same {
-            None => overlay::make(&draft.folder, disk, &layer)?,
-            Some((like, model)) => {
-                make_dir(&draft.folder.disk(&disk.name))?;
-                let from = like.folder.layer(&model.name, &model.active);
-                let to = draft.folder.layer(&disk.name, &disk.active);
-                fs::copy(&from, &to).map_err(|error| {
-                    io_error(&format!("cannot make a layer for disk '{}'", disk.name), error)
-                })?;
-                sync_file(&to)?;
-                sync_dir(&draft.folder.disk(&disk.name))?;
-            }
-        }
-    }
-    draft.record.save(&draft.folder)?;
-    sync_dir(draft.folder.path())
 }

@@ -272,7 +272,13 @@ impl Engine {
     }
 
     /// Lets the VM appear under its name, whole.
-    pub(crate) fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
+    fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
+        self.rename_draft(name, draft)?;
+        sync_dir(&self.root.vms())
+    }
+
+    /// Gives a draft its VM's name. That lasts once the folder of VMs is synced.
+    pub(super) fn rename_draft(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
         let target = self.root.vm(name);
         // A rename onto a VM's folder fails, since that is not empty: two creations can't both win.
         fs::rename(draft.path(), target.path()).map_err(|error| {
@@ -284,8 +290,7 @@ impl Engine {
             } else {
                 io_error(&format!("cannot put VM '{name}' in place"), error)
             }
-        })?;
-        sync_dir(&self.root.vms())
+        })
     }
 }
 

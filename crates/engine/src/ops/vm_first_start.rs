@@ -21,6 +21,7 @@ use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{Flat, NotShared};
 use crate::images::{image_id, store_error};
+use crate::ops::guest::Resumed;
 use crate::ops::vm_start::{StartReport, VmStart, chains};
 use crate::record::journal::{Cause, RedoPlan, UndoPlan};
 use crate::record::snapshot::milliseconds;
@@ -80,12 +81,24 @@ impl Engine {
             }
         };
         tracing::info!(vm = %held.record.name, pid = started.process.mark.pid, "started from memory");
+        let start_ms = run.then(|| milliseconds(begun.elapsed()));
+        let guest = Resumed {
+            name: &held.record.name,
+            hardware: &held.record.hardware,
+            run: &started.process.run,
+            runs: run,
+        };
+        let (clock, clock_note) = self.bring_clock_up(&guest);
+        let memory_shared = flat.is_ok();
+        let mut notes = notes(&links_down, flat.err());
+        notes.extend(clock_note);
         Ok(StartReport {
             mode: StartMode::Warm,
-            memory_shared: flat.is_ok(),
-            notes: notes(&links_down, flat.err()),
+            memory_shared,
             links_down,
-            start_ms: run.then(|| milliseconds(begun.elapsed())),
+            start_ms,
+            clock: Some(clock),
+            notes,
         })
     }
 

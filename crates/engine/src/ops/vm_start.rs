@@ -11,8 +11,8 @@ use crate::layers::tidy::tidy;
 use crate::lazy;
 use crate::record::snapshot::milliseconds;
 use crate::record::vm::{DiskRecord, VmRecord};
-use crate::view::VmView;
 use crate::view::clone::StartMode;
+use crate::view::{GuestClock, VmView};
 use crate::vm::process::Process;
 use crate::vm::spawn::{self, Launch, Purpose};
 
@@ -36,6 +36,8 @@ pub(crate) struct StartReport {
     pub(crate) links_down: Vec<String>,
     /// From the begin to the guest running.
     pub(crate) start_ms: Option<f64>,
+    /// What became of the clock of a guest that goes on.
+    pub(crate) clock: Option<GuestClock>,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
 }
@@ -92,6 +94,7 @@ impl Engine {
             memory_shared: false,
             links_down: Vec::new(),
             start_ms: (!how.paused).then(|| milliseconds(begun.elapsed())),
+            clock: None,
             notes: Vec::new(),
         })
     }

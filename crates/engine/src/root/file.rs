@@ -110,6 +110,12 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// Makes one folder that is not there yet, for the user only. Its entry is the caller's to sync.
+pub(crate) fn private_dir(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().mode(0o700).create(path);
+    made.map_err(|error| io_error(&format!("cannot make folder '{}'", path.display()), error))
+}
+
 /// Removes a file; one that is not there is fine. Returns the bytes it held on disk.
 pub(crate) fn remove_file(path: &Path) -> Result<u64> {
     let bytes = allocated_bytes(path);

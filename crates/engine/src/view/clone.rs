@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::record::vm::{CloneOrigin, VmRecord};
+use crate::view::GuestClock;
 
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -90,8 +91,25 @@ pub struct CloneView {
     pub links_down: Vec<String>,
     /// From the start of QEMU to the guest running, in milliseconds; null where it does not run.
     pub start_ms: Option<f64>,
+    /// `set` or `behind`: the guest's clock; null where it boots, or does not run.
+    pub clock: Option<GuestClock>,
+    /// What the command inside gave; null where none was asked for, or it was not carried out.
+    pub inside: Option<InsideView>,
     /// Why it is not as asked for; null where it is.
     pub error: Option<String>,
+}
+
+/// How a command in a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InsideView {
+    /// Its exit status; null where a signal ended it.
+    pub status: Option<i64>,
+    /// That signal.
+    pub signal: Option<i64>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
 }
 
 /// A value of the command line that a clone has of its own.

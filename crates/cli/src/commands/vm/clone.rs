@@ -20,7 +20,9 @@ change. Their network links are unplugged then, since the guests still use the p
 Examples:
   vmrewind vm clone web@before-upgrade test
   vmrewind vm clone web@before-upgrade worker --count 10 --start      worker-1 to worker-10
-  vmrewind vm clone web@before-upgrade test --cold --start           boots from the snapshot's disks")]
+  vmrewind vm clone web@before-upgrade test --cold --start           boots from the snapshot's disks
+  vmrewind vm clone web@before-upgrade test --start --link-up \\
+    --run-inside 'ip link set eth0 address 52:54:00:aa:bb:cc; hostnamectl set-hostname $VMREWIND_VM'")]
 pub(crate) struct CloneArguments {
     /// Address of the snapshot
     #[arg(value_name = "VM@SNAPSHOT")]
@@ -37,9 +39,12 @@ pub(crate) struct CloneArguments {
     /// Let their guests boot in place of going on from the snapshot's memory
     #[arg(long)]
     cold: bool,
-    /// Leave network links as they were in the snapshot
+    /// Leave network links as they were in the snapshot; with --run-inside, plug them once that has succeeded
     #[arg(long)]
     link_up: bool,
+    /// Run this in each guest, by /bin/sh and the guest agent; the clone's name is in $VMREWIND_VM
+    #[arg(long, value_name = "CMD", requires = "start")]
+    run_inside: Option<String>,
 }
 
 /// Makes the clones.
@@ -55,6 +60,7 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
         start: arguments.start,
         cold: arguments.cold,
         link_up: arguments.link_up,
+        inside: arguments.run_inside.clone(),
     };
     let view = session.engine()?.vm_clone(&request)?;
     session.output.result(&view, || text(&view))?;
@@ -64,8 +70,8 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
     if failed.is_empty() {
         return Ok(());
     }
-    let made = format!("the clones were made, but {} could not be started", failed.join(", "));
-    let hint = "`vmrewind vm start NAME` tries again";
+    let made = format!("the clones were made, but not all is as asked for: {}", failed.join(", "));
+    let hint = "the result says why; `vmrewind vm start NAME` starts one that does not run";
     Err(Error::new(ErrorKind::Partial, made).hint(hint).into())
 }
 
@@ -100,7 +106,7 @@ fn clone_line(view: &ClonesView, clone: &CloneView) -> String {
         (None, StartMode::Cold) => line += ", it will boot",
     }
     if let Some(error) = &clone.error {
-        line += &format!("; could not be started: {error}");
+        line += &format!("; {error}");
     }
     line
 }

@@ -1,0 +1,124 @@
+//! `vm clone` and the first start of a clone, interrupted.
+
+use std::fs::{self, File, FileTimes};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use vmrewind_testkit::rig::{Guest, Rig, kill};
+
+use super::{PATIENCE, rig, small};
+
+/// What is in the folder of VMs: names, drafts as `draft`.
+fn entries(rig: &Rig) -> Vec<String> {
+    let entries = fs::read_dir(rig.root().join("vms")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.map(|name| if name.starts_with(".new-") { "draft".into() } else { name }).collect();
+    names.sort();
+    names
+}
+
+/// Makes drafts old enough to be swept.
+fn age_drafts(rig: &Rig) {
+    for entry in fs::read_dir(rig.root().join("vms")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".new-") {
+            #[expect(clippy::disallowed_methods, reason = "set on a file, as time would")]
+            let old = SystemTime::now() - Duration::from_secs(60);
+            let draft = File::open(entry.path()).expect("a draft is a folder");
+            draft.set_times(FileTimes::new().set_modified(old)).expect("it is ours");
+        }
+    }
+}
+
+/// SIGKILL while clones are made: each is whole or not there, and what is left of the others neither keeps the parent nor
+/// stays.
+#[test]
+fn vmrewind_killed_while_clones_are_made() {
+    let rig = rig();
+    let parent = Guest::create(&rig, small("vm"));
+    rig.run_ok(&["snapshot", "create", "vm", "base"]);
+    for (step, left) in [
+        ("draft-made", &["draft", "draft", "draft", "vm"][..]),
+        ("clone-appeared", &["c-1", "draft", "draft", "vm"]),
+    ] {
+        rig.stop_at(step, &["vm", "clone", "vm@base", "c", "--count", "3"]).kill();
+        assert_eq!(entries(&rig), left, "after {step}");
+        let clones = rig.run_json(&["snapshot", "show", "vm@base"])["clones"].clone();
+        let count = clones.as_array().map(Vec::len);
+        assert_eq!(count, Some(usize::from(step == "clone-appeared")), "{clones}");
+        age_drafts(&rig);
+        rig.run_ok(&["vm", "list"]);
+        assert!(!entries(&rig).contains(&"draft".to_owned()), "drafts stay after {step}");
+    }
+    rig.run_ok(&["vm", "start", "c-1"]);
+    rig.run_ok(&["vm", "delete", "c-1", "-y", "--force"]);
+    rig.run_ok(&["vm", "clone", "vm@base", "c", "--count", "3"]);
+    parent.start();
+    parent.verify_ok();
+    parent.stop();
+}
+
+/// SIGKILL at any step of a first start: it is still to come, or the guest goes on; and never does it go on twice.
+#[test]
+fn vmrewind_killed_at_every_step_of_a_first_start() {
+    let rig = rig();
+    let parent = rig.guest(small("vm"));
+    parent.snapshot("base", &[]);
+    parent.stop();
+    for (step, started) in [
+        ("flat-written", false),
+        ("journal-prepared", false),
+        ("qemu-spawned", false),
+        ("qemu-started", false),
+        ("state-loaded", false),
+        ("committed", true),
+        ("record-written", true),
+        ("guest-resumed", true),
+    ] {
+        let clone = parent.expect_clone("base", "c");
+        rig.run_ok(&["vm", "clone", "vm@base", "c"]);
+        rig.stop_at(step, &["vm", "start", "c"]).kill();
+        let view = rig.run_json(&["vm", "show", "c"]);
+        let (state, next) = if started { ("running", "cold") } else { ("stopped", "warm") };
+        assert_eq!(
+            (&view["state"], &view["next_start"]),
+            (&state.into(), &next.into()),
+            "after {step}: {view}"
+        );
+        assert_eq!(rig.qemu_pids().len(), usize::from(started), "after {step}");
+        assert!(!rig.vm_folder("c").join("journal.json").exists(), "after {step}");
+        if !started {
+            rig.run_ok(&["vm", "start", "c"]);
+        }
+        let guest = clone.check_warm(&parent, "base");
+        guest.stop();
+        guest.check_disks();
+        rig.run_ok(&["vm", "delete", "c", "-y"]);
+        rig.run_ok(&["vm", "list"]);
+        assert!(
+            fs::read_dir(rig.root().join("flat")).is_ok_and(|mut left| left.next().is_none()),
+            "after {step}"
+        );
+    }
+}
+
+/// SIGKILL of the clone's QEMU in its first start: the command says so, nothing was written, and it can be done again.
+#[test]
+fn qemu_killed_in_a_first_start() {
+    let rig = rig();
+    let parent = rig.guest(small("vm"));
+    parent.snapshot("base", &[]);
+    parent.stop();
+    rig.run_ok(&["vm", "clone", "vm@base", "c"]);
+    for step in ["qemu-started", "state-loaded"] {
+        let stopped = rig.stop_at(step, &["vm", "start", "c"]);
+        kill(rig.qemu_pids()[0]);
+        let run = stopped.go_on(PATIENCE);
+        assert_ne!(run.status, 0, "at {step}: {run}");
+        let view: Value = rig.run_json(&["vm", "show", "c"]);
+        assert_eq!((&view["state"], &view["next_start"]), (&"stopped".into(), &"warm".into()), "{view}");
+    }
+    let clone = parent.expect_clone("base", "c");
+    rig.run_ok(&["vm", "start", "c"]);
+    clone.check_warm(&parent, "base").stop();
+}

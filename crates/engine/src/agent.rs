@@ -38,17 +38,17 @@ pub(crate) struct Agent<'a> {
 
 /// How a command in a guest ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestExit {
+pub(crate) struct GuestExit {
     /// Its exit status, or none where a signal ended it.
-    pub status: Option<i64>,
+    pub(crate) status: Option<i64>,
     /// The signal that ended it.
-    pub signal: Option<i64>,
+    pub(crate) signal: Option<i64>,
     /// Its standard output, as far as the agent kept it.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// Its standard error, as far as the agent kept it.
-    pub stderr: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
     /// Whether there was more of either.
-    pub output_cut: bool,
+    pub(crate) output_cut: bool,
 }
 
 impl<'a> Agent<'a> {
@@ -135,7 +135,7 @@ impl GuestExit {
     }
 
     /// Whether it ended with status 0.
-    pub fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.status == Some(0)
     }
 }

@@ -38,7 +38,6 @@ mod root;
 mod view;
 mod vm;
 
-pub use agent::GuestExit;
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};

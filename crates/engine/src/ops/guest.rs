@@ -1,11 +1,10 @@
-//! What is done in a running guest by its agent: its clock after a restore, and commands.
+//! The clock of a guest that goes on where it was captured.
 //!
-//! Neither can make an operation fail that is done already: without an agent the result says what was not done.
+//! It can't make an operation fail that is done already: without an agent the result says that the clock is behind.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::agent::{Agent, GuestExit};
+use crate::agent::Agent;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
@@ -27,21 +26,6 @@ pub(crate) struct Resumed<'a> {
 }
 
 impl Engine {
-    /// Runs a command with `/bin/sh` in the guest of a running VM, and waits for its end.
-    ///
-    /// # Errors
-    /// `NotFound`; `Refused` where the VM does not run; `Failed` where it has no guest agent that answers, or the
-    /// command does not end in time (it goes on in the guest then); `Interrupted`.
-    pub fn run_inside(&self, name: &VmName, command: &str, timeout: Duration) -> Result<GuestExit> {
-        let seen = self.look(name)?;
-        let process = running(name, Process::find(&seen.folder)?)?;
-        let doing = || format!("cannot run a command in the guest of VM '{name}'");
-        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
-        let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), &process.run)
-            .map_err(|error| error.while_doing(doing()))?;
-        agent.exec("/bin/sh", &["-c", command], timeout).map_err(|error| error.while_doing(doing()))
-    }
-
     /// The socket of a running VM's guest agent; none where its command line has no channel on a socket.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vmrewind_testkit::guest::DiskKind;
+use vmrewind_testkit::guest::{Agent, DiskKind};
 use vmrewind_testkit::rig::Action::{Damage, Reads, Restore, Snapshot, Stop, Verify, Write};
 use vmrewind_testkit::rig::{Clone, Guest, GuestSpec, Rig};
 
@@ -191,4 +191,81 @@ fn a_clone_without_disks_keeps_the_memory() {
     rig.run_ok(&["vm", "delete", "web", "-y"]);
     assert_eq!(rig.run_json(&["vm", "show", "c"])["state"], "running");
     rig.run_ok(&["vm", "delete", "c", "-y", "--force"]);
+}
+
+/// A guest with an agent, a network card and a generation id.
+fn connected() -> GuestSpec {
+    const OPTIONS: [&str; 6] = [
+        "-netdev",
+        "user,id=net0",
+        "-device",
+        "virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:00:00:01",
+        "-device",
+        "vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
+    ];
+    GuestSpec::new("web").disk("a.raw", "raw", DiskKind::Virtio).with(|options| {
+        options.agent = Agent::Running;
+        options.extra = OPTIONS.map(str::to_owned).to_vec();
+    })
+}
+
+/// What a guest sees of itself: name of its VM, address and cable of its card.
+const WHO_AM_I: &str = "echo name=$VMREWIND_VM; ip link set eth0 up; sleep 1; \
+    echo mac=$(cat /sys/class/net/eth0/address) cable=$(cat /sys/class/net/eth0/carrier)";
+
+/// Guards the network and the guest's secrets: a warm clone is unplugged while it has its parent's address, is told by
+/// another generation id that it is one, and is plugged only once it was made unique; one that boots has an address of
+/// its own. A restore renews the generation id too.
+#[test]
+fn a_clone_is_unplugged_until_it_is_unique() {
+    let rig = rig();
+    let parent = rig.guest(connected());
+    parent.snapshot("base", &[]);
+    let inside = |view: &Value| view["clones"][0]["inside"]["stdout"].as_str().unwrap_or_default().to_owned();
+
+    let (warm, view) = parent.clone_as("base", "warm", &["--start", "--run-inside", WHO_AM_I]);
+    assert_eq!(inside(&view), "name=warm\nmac=52:54:00:00:00:01 cable=0\n", "{view}");
+    assert_eq!(
+        (&view["clones"][0]["links_down"], &view["clones"][0]["clock"]),
+        (&json!(["nic0"]), &json!("set"))
+    );
+    assert!(view["not_unique"].to_string().contains("MAC addresses"), "{view}");
+    warm.play(&[Verify]);
+    let generation = |guest: &Guest<'_>| guest.qmp("query-vm-generation-id", &json!({}))["guid"].clone();
+    let ids = [generation(&parent), generation(&warm)];
+    assert_ne!(ids[0], ids[1]);
+    parent.play(&[Restore("base")]);
+    assert!(!ids.contains(&generation(&parent)), "a restore is told to the guest");
+
+    let (_, view) = parent.clone_as("base", "up", &["--start", "--link-up", "--run-inside", "true"]);
+    assert_eq!(view["clones"][0]["links_down"], json!([]), "{view}");
+    let (_, view) = parent.clone_as("base", "plain", &["--start", "--link-up"]);
+    assert_eq!(view["clones"][0]["links_down"], json!([]), "{view}");
+
+    let run = rig.run(&[
+        "--json",
+        "vm",
+        "clone",
+        "web@base",
+        "bad",
+        "--start",
+        "--link-up",
+        "--run-inside",
+        "exit 4",
+    ]);
+    assert_eq!(run.status, 3, "{run}");
+    let bad = run.json()["clones"][0].clone();
+    assert!(bad["error"].to_string().contains("exit status 4"), "{bad}");
+    assert_eq!((&bad["state"], &bad["links_down"]), (&json!("running"), &json!(["nic0"])), "{bad}");
+
+    for name in ["up", "plain", "bad"] {
+        rig.run_ok(&["vm", "delete", name, "-y", "--force"]);
+    }
+    let view =
+        rig.run_json(&["vm", "clone", "web@base", "cold", "--cold", "--start", "--run-inside", WHO_AM_I]);
+    let told = inside(&view);
+    let line = rig.run_json(&["vm", "show", "cold"])["command_line"].to_string();
+    let mac = line.split("mac=").nth(1).unwrap().chars().take(17).collect::<String>();
+    assert_ne!(mac, "52:54:00:00:00:01");
+    assert!(told.contains(&format!("mac={mac} cable=1")), "{told}, {mac}");
 }

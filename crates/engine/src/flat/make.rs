@@ -66,6 +66,7 @@ impl Engine {
         feed.write(&mut state)?;
         state.flush().map_err(|error| io_error("cannot write the machine's state", error))?;
         self.host.reached("flat-written");
+        tracing::info!(image, "memory file written");
         self.host.progress.finished();
         let note = Note {
             version: RECORD_VERSION,

@@ -24,28 +24,33 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Runs a command in the guest of a started clone, then plugs its links if that is asked for.
-    ///
-    /// # Errors
-    /// `Failed` where there is no agent, or the command did not end well; the links stay unplugged then.
+    /// Runs a command in the guest of a started clone, then plugs its links if that is asked for. Gives what the command
+    /// gave, and what went wrong: there is no agent, or the command did not end well. The links stay unplugged then.
     pub(super) fn make_unique(
         &self,
         record: &VmRecord,
         report: &mut StartReport,
         command: &str,
         link_up: bool,
-    ) -> Result<InsideView> {
+    ) -> (Option<InsideView>, Option<Error>) {
         let name = &record.name;
-        let exit = self.run_when_up(record, report.mode, command)?;
+        let exit = match self.run_when_up(record, report.mode, command) {
+            Ok(exit) => exit,
+            Err(error) => return (None, Some(error)),
+        };
         let view = InsideView::of(&exit);
         if !exit.is_success() {
-            return Err(Error::failed(format!("the command in the guest of '{name}' failed: {view}")));
+            let error = Error::failed(format!("the command in the guest of '{name}' failed: {view}"));
+            return (Some(view), Some(error));
         }
+        let mut plugged = Ok(());
         if link_up && !report.links_down.is_empty() {
-            self.plug(name, &report.links_down)?;
-            report.links_down.clear();
+            plugged = self.plug(name, &report.links_down);
+            if plugged.is_ok() {
+                report.links_down.clear();
+            }
         }
-        Ok(view)
+        (Some(view), plugged.err())
     }
 
     /// Waits for the guest's agent, and has it run the command with `/bin/sh`.

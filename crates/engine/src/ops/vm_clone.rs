@@ -85,6 +85,7 @@ impl Engine {
         let making = Making { request, held: &held, snapshot: &snapshot };
         let made = self.make_clones(&making, identities)?;
         drop(held);
+        tracing::info!(count = made.len(), "clones made");
         let tended = parallel::each(&made, |record| {
             if request.start { self.start_one(request, record) } else { Tended::default() }
         });
@@ -111,14 +112,9 @@ impl Engine {
             Ok(report) => report,
             Err(error) => return Tended { error: Some(error), ..Tended::default() },
         };
-        let inside = request
-            .inside
-            .as_ref()
-            .map(|command| self.make_unique(record, &mut report, command, request.link_up))
-            .transpose();
-        let (inside, error) = match inside {
-            Ok(inside) => (inside, None),
-            Err(error) => (None, Some(error)),
+        let (inside, error) = match &request.inside {
+            Some(command) => self.make_unique(record, &mut report, command, request.link_up),
+            None => (None, None),
         };
         Tended { report: Some(report), inside, error }
     }

@@ -93,7 +93,7 @@ pub struct CloneView {
     pub start_ms: Option<f64>,
     /// `set` or `behind`: the guest's clock; null where it boots, or does not run.
     pub clock: Option<GuestClock>,
-    /// What the command inside gave; null where none was asked for, or it was not carried out.
+    /// What the command inside gave; null where none was asked for, or none could be run.
     pub inside: Option<InsideView>,
     /// Why it is not as asked for; null where it is.
     pub error: Option<String>,

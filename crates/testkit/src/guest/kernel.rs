@@ -18,6 +18,7 @@ const WANTED: &[&str] = &[
     "virtio_scsi",
     "virtio_console",
     "virtio_rng",
+    "virtio_net",
     "sd_mod",
     "ata_piix",
     "ahci",

@@ -123,7 +123,9 @@ fn a_guarded_command_has_the_terminal() {
         terminal.wait_for(words);
     }
 
-    std::fs::write(sandbox.folder().join("raw"), "stty raw isig; echo ready; sleep 1000").unwrap();
+    // No single long sleep: a Ctrl-C that comes while a shell forks reaches the shell only, which then waits for its child.
+    std::fs::write(sandbox.folder().join("raw"), "stty raw isig; echo ready; while :; do sleep 0.1; done")
+        .unwrap();
     let line = "vmrewind guard web --drop -- sh raw; echo status $?; stty -a";
     let mut terminal = Terminal::run(&sandbox, line);
     terminal.wait_for("ready");

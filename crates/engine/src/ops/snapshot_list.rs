@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Address, VmName};
 use crate::layers::clones::{CloneOf, clones_of};
-use crate::record::snapshot::Origin;
+use crate::record::snapshot::{Manifest, Origin};
 use crate::view::{Listing, SnapshotView};
 
 impl Engine {
@@ -18,6 +18,7 @@ impl Engine {
             None => self.root.vm_names()?,
         };
         let mut listing = Listing::default();
+        let mut images = Vec::new();
         for name in names {
             let seen = match self.look(&name) {
                 Err(error) if vm.is_none() && error.kind() == ErrorKind::NotFound => continue,
@@ -27,12 +28,16 @@ impl Engine {
                 }
                 seen => seen?,
             };
-            let shown = seen.snapshots.0.iter().filter(|snapshot| undo || snapshot.origin == Origin::User);
-            let views =
-                shown.map(|snapshot| SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot));
             let clones = clones_of(&seen.folder, &seen.record.id)?;
-            listing.items.extend(views.map(|view| with_clones(view, &clones)));
+            for snapshot in &seen.snapshots.0 {
+                if undo || snapshot.origin == Origin::User {
+                    let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot);
+                    listing.items.push(with_clones(view, &clones));
+                    images.push(image_of(snapshot));
+                }
+            }
         }
+        self.add_usage(listing.items.iter_mut().zip(images.iter().map(String::as_str)));
         Ok(listing)
     }
 
@@ -44,13 +49,14 @@ impl Engine {
         let seen = self.look(&address.vm)?;
         let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
         let mut view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest);
-        if let (Some(memory), Some(stored)) = (&mut view.memory, &manifest.memory) {
-            let usage = self.image_usage(&stored.image)?;
-            memory.exclusive_bytes = Some(usage.exclusive_bytes);
-            memory.shared_bytes = Some(usage.shared_bytes);
-        }
+        self.add_usage([(&mut view, image_of(manifest).as_str())].into_iter());
         Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
     }
+}
+
+/// The memory image of a snapshot; empty where it has no memory.
+fn image_of(snapshot: &Manifest) -> String {
+    snapshot.memory.as_ref().map(|memory| memory.image.clone()).unwrap_or_default()
 }
 
 /// Names the VMs that were cloned from a snapshot.

@@ -8,6 +8,7 @@ use crate::error::{ErrorKind, Result};
 use crate::ids::VmName;
 use crate::images::{image_id, store_error};
 use crate::root::file::allocated_bytes;
+use crate::view::SnapshotView;
 
 /// What a root takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,14 +96,20 @@ impl Engine {
         Ok(UsageView { stored_bytes, layer_bytes: shown.iter().map(|vm| vm.layer_bytes).sum(), vms: shown })
     }
 
-    /// What one image takes, beside all others of the root.
-    pub(crate) fn image_usage(&self, image: &str) -> Result<SetUsage> {
-        let failed = |error| store_error("cannot tell what a snapshot takes", error);
-        let image = image_id(image)?;
-        let others =
-            self.store.images().map_err(failed)?.into_iter().filter(|other| *other != image).collect();
-        let usages = self.store.usage().of(&[vec![image], others]).map_err(failed)?;
-        Ok(usages.into_iter().next().unwrap_or_default())
+    /// Adds to views of snapshots what each one's memory takes in the store, beside all others of the root. What can't be
+    /// told, where the store is damaged for instance, is left out: `check` is for that.
+    pub(crate) fn add_usage<'a>(&self, views: impl Iterator<Item = (&'a mut SnapshotView, &'a str)>) {
+        let with_memory =
+            views.filter_map(|(view, image)| Some((view.memory.as_mut()?, image_id(image).ok()?)));
+        let (memories, images): (Vec<_>, Vec<ImageId>) = with_memory.unzip();
+        let Ok(mut others) = self.store.images() else { return };
+        others.retain(|other| !images.contains(other));
+        let sets: Vec<Vec<ImageId>> = images.into_iter().map(|image| vec![image]).chain([others]).collect();
+        let Ok(usages) = self.store.usage().of(&sets) else { return };
+        for (memory, usage) in memories.into_iter().zip(usages) {
+            memory.exclusive_bytes = Some(usage.exclusive_bytes);
+            memory.shared_bytes = Some(usage.shared_bytes);
+        }
     }
 
     fn list_images(&self) -> Result<Vec<Listed>> {

@@ -139,6 +139,40 @@ fn a_disk_that_fills_up_costs_only_the_snapshot() {
     guest.play(&[Snapshot("one"), Damage, Restore("one"), Unplug]);
 }
 
+/// Guards a full disk where clones are to share memory: nothing is made, and what needs less room can be.
+#[test]
+fn a_disk_without_room_for_a_memory_file_makes_no_clone() {
+    if !is_root("a small file system") {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("rig-").tempdir().unwrap();
+    let small = SmallDisk::new(&folder.path().join("small"), 1000);
+    let rig = Rig::with_root(Path::new(env!("CARGO_BIN_EXE_vmrewind")), &small.0.join("root"));
+    let guest =
+        rig.guest(GuestSpec::new("full").disk("disk.qcow2", "qcow2", DiskKind::Virtio).with(|options| {
+            options.fill_mib = 128;
+            options.mix = Mix::Random;
+            options.disk_ms = 3_600_000;
+        }));
+    guest.play(&[Snapshot("one")]);
+    let before = names(&rig);
+    let ballast = small.fill(100 << 20);
+    let error = rig.run_fails(&["vm", "clone", "full@one", "c", "--count", "2", "--start"], 1);
+    assert_says(&error, "memory file");
+    assert_says(&error, "--cold");
+    guest.runs();
+    let after = names(&rig);
+    assert_eq!(
+        after.iter().filter(|path| !before.contains(path)).collect::<Vec<_>>(),
+        Vec::<&PathBuf>::new()
+    );
+    rig.run_ok(&["vm", "clone", "full@one", "booted", "--cold"]);
+    fs::remove_file(&ballast).unwrap();
+    let (clone, _) = guest.clone_as("one", "c", &["--start"]);
+    clone.play(&[Verify, Unplug]);
+    guest.play(&[Verify, Unplug]);
+}
+
 /// All files but the store's lock, which the first capture makes.
 fn names(rig: &Rig) -> Vec<PathBuf> {
     rig.files().into_iter().map(|(path, _)| path).filter(|path| !path.ends_with("store/lock")).collect()

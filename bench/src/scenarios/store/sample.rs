@@ -42,6 +42,30 @@ pub(crate) struct Reads {
     pub(crate) cached_us: Summary,
 }
 
+/// Speeds in MB/s of data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Speeds {
+    /// Of the first generation, of which nothing is known.
+    pub(super) first: Option<f64>,
+    /// The median of the later ones.
+    pub(super) later: Option<f64>,
+    /// All data by all time.
+    pub(super) all: Option<f64>,
+}
+
+impl Speeds {
+    fn of(turns: impl Iterator<Item = (u64, f64)>) -> Self {
+        let turns: Vec<(f64, f64)> = turns.map(|(bytes, seconds)| (megabytes(bytes), seconds)).collect();
+        let speed = |(bytes, seconds): &(f64, f64)| bytes / seconds;
+        let (bytes, seconds) = turns.iter().fold((0.0, 0.0), |sum, turn| (sum.0 + turn.0, sum.1 + turn.1));
+        Self {
+            first: turns.first().map(speed),
+            later: Summary::of(turns.iter().skip(1).map(speed)).map(|summary| summary.median),
+            all: (!turns.is_empty()).then(|| bytes / seconds),
+        }
+    }
+}
+
 /// All generations with one part dirtied between them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Series {
@@ -55,14 +79,19 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// Ingest speed in MB/s of data: the first generation, and the median of the later ones.
-    pub(super) fn speeds(&self, who: Contestant) -> (Option<f64>, Option<f64>) {
-        let mut speeds = self.generations.iter().filter_map(|generation| {
+    /// Ingest speeds of a contestant.
+    pub(super) fn speeds(&self, who: Contestant) -> Speeds {
+        Speeds::of(self.generations.iter().filter_map(|generation| {
             let turn = generation.turns.iter().find(|turn| turn.way == who.name())?;
-            Some(megabytes(generation.data_bytes) / turn.seconds)
-        });
-        let first = speeds.next();
-        (first, Summary::of(speeds).map(|summary| summary.median))
+            Some((generation.data_bytes, turn.seconds))
+        }))
+    }
+
+    /// Speeds of `snapshot create`.
+    pub(super) fn create_speeds(&self) -> Speeds {
+        Speeds::of(
+            self.generations.iter().map(|generation| (generation.data_bytes, generation.create_ms / 1e3)),
+        )
     }
 
     /// What a contestant keeps after the first and after the last generation.

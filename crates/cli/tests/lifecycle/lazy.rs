@@ -150,7 +150,7 @@ fn a_killed_page_server_costs_nothing() {
     }
     let victims = [Victim::Worker, Victim::Supervisor, Victim::Both];
     let mut recovered = 0;
-    for round in 0..number("VMREWIND_TEST_KILLS").unwrap_or(9) {
+    for round in 0..number("VMREWIND_TEST_KILLS").unwrap_or(3) {
         let victim = victims[usize::try_from(round % 3).unwrap()];
         let delay = Duration::from_millis(random(700));
         eprintln!("round {round}: {victim:?} after {delay:?}");

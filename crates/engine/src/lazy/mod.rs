@@ -65,6 +65,7 @@ impl Server {
             name: snapshot.name.to_string(),
             image: image.ok_or_else(|| Error::failed("the snapshot has no memory"))?,
             qemu: None,
+            loaded: false,
             failure: None,
         };
         record.save(folder)?;
@@ -82,6 +83,12 @@ impl Server {
     pub(crate) fn is_alive(&mut self, folder: &VmFolder) -> Result<bool> {
         let supervised = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         Ok(supervised || ServerLock::is_held(folder)?)
+    }
+
+    /// Tells that QEMU has loaded its devices.
+    pub(crate) fn is_loaded(&mut self, folder: &VmFolder) -> Result<()> {
+        self.record.loaded = true;
+        self.record.save(folder)
     }
 
     /// Ends it: its QEMU will not be served.

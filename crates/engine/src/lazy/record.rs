@@ -31,6 +31,9 @@ pub(crate) struct LazyRecord {
     pub(crate) image: String,
     /// The QEMU that it is served to; null until it waits for it.
     pub(crate) qemu: Option<ProcessMark>,
+    /// Whether it has said that its devices are loaded: from then on it can go on with another server.
+    #[serde(default)]
+    pub(crate) loaded: bool,
     /// Why it ended badly: the VM's QEMU was ended for it.
     pub(crate) failure: Option<Failure>,
 }

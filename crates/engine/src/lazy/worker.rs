@@ -173,12 +173,23 @@ impl Worker {
             match self.ask() {
                 Ok(Some(approach)) => return Ok(approach),
                 Ok(None) => {}
+                // Without a source before its devices were loaded it has no way on, and can hang in that: the
+                // restore begins anew.
+                Err(error) if !self.is_loaded() => {
+                    self.log.say(format_args!("QEMU lost its source too early, and is ended: {error}"));
+                    process.kill()?;
+                    return Ok(Approach::Gone);
+                }
                 Err(error) => last = format!("{error}: {}", error.causes().join(": ")),
             }
             process.wait_end(Duration::from_millis(5));
         }
         Err(Error::failed("QEMU is in no state in which its memory can be served")
             .because(Error::failed(last)))
+    }
+
+    fn is_loaded(&self) -> bool {
+        LazyRecord::load(&self.folder).is_none_or(|record| record.loaded)
     }
 
     fn ask(&self) -> Result<Option<Approach>> {

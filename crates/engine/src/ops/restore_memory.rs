@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use vmrewind_qemu::qmp::commands::RunState;
+use vmrewind_qemu::qmp::commands::{MigrationStatus, RunState};
 use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
@@ -19,6 +19,7 @@ use crate::engine::{Engine, Held};
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::lazy::{self, Server};
+use crate::monitor::Monitor;
 use crate::record::snapshot::Manifest;
 use crate::replay::feed::{Feed, fresh_memory};
 use crate::replay::load::load;
@@ -184,7 +185,10 @@ impl Engine {
                     let gone = Error::failed("the process that serves the guest's memory ended");
                     return Err(self.server_failure(target).map_or(Fed::Lost(gone), Fed::Final));
                 }
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    still_served(monitor).map_err(Fed::Lost)?;
+                    return server.is_loaded(&target.held.folder).map_err(Fed::Final);
+                }
                 Err(error) => {
                     started.process.wait_end(Duration::from_secs(2));
                     return Err(self.server_failure(target).map_or(Fed::Lost(error), Fed::Final));
@@ -217,6 +221,17 @@ impl Engine {
         })?;
         let guard = target.run.then(|| Guard::begin(&self.host, &target.held.folder)).transpose()?;
         Ok(Launched { started, guard })
+    }
+}
+
+/// Makes sure of a QEMU that says it has left the incoming state: one that lost its source meanwhile gives up its
+/// migration, finds zeros where its devices' memory should be, and ends.
+fn still_served(monitor: &Monitor) -> Result<()> {
+    match monitor.migration()?.status {
+        Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => {
+            Err(Error::failed("QEMU lost the source of its memory while it loaded its devices"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
+use crate::root::VmFolder;
 use crate::root::file::sync_file;
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::end::end_process;
@@ -209,7 +210,7 @@ impl Engine {
         if let Some(Brought { started, .. }) = &brought
             && !started.process.is_alive()
         {
-            return Err(qemu_ended(&started.process));
+            return Err(qemu_ended(&started.process, &held.folder));
         }
         let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
         let guard = brought.as_mut().and_then(|brought| brought.guard.take());
@@ -218,7 +219,8 @@ impl Engine {
         if let Some(Brought { started, .. }) = &mut brought {
             started.disconnect();
         }
-        self.ledger(&held.folder).commit(OPERATION, &redo_plan)?;
+        let committed = self.ledger(&held.folder).commit(OPERATION, &redo_plan);
+        committed.map_err(|error| explained(error, &held.folder))?;
         // Not reached where the commit is not complete: the guard then acts once its pipe closes.
         if let Some(guard) = guard {
             guard.disarm();
@@ -306,7 +308,7 @@ impl Engine {
             && !started.process.is_alive()
         {
             let name = &held.record.name;
-            return Err(qemu_ended(&started.process)
+            return Err(qemu_ended(&started.process, &held.folder)
                 .with_kind(ErrorKind::Partial)
                 .hint(format!("the disks of '{name}' are those of the snapshot; restore it again")));
         }
@@ -372,8 +374,17 @@ fn sync_ahead(held: &Held) {
 }
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.
-fn qemu_ended(process: &Process) -> Error {
-    spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), &process.run)
+fn qemu_ended(process: &Process, folder: &VmFolder) -> Error {
+    let error = spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), &process.run);
+    explained(error, folder)
+}
+
+/// Adds why the page server ended QEMU, if it did.
+fn explained(error: Error, folder: &VmFolder) -> Error {
+    match lazy::failure(folder) {
+        Some((_, failure)) => error.because(Error::failed(failure.message)),
+        None => error,
+    }
 }
 
 /// Whether the guest of a process runs. One that can't be asked is taken for running: it will be wanted to run again.

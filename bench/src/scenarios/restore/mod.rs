@@ -5,7 +5,8 @@
 //! Before each turn no QEMU runs. What counts:
 //!
 //! - **QEMU to tick**: from the start of the QEMU process to the guest's first tick. vmrewind starts QEMU itself: its log
-//!   is made right before, and tells when;
+//!   is made right before, and tells when. The kernel stamps files by its own ticks, up to 10 ms early, so that this
+//!   counts against vmrewind;
 //! - **command to tick**: from the start of `vmrewind snapshot restore`. Who uses QEMU's own ways starts QEMU;
 //! - **longest stall**: the longest time between two ticks in the ten seconds after the first one: the price of running
 //!   before the memory is there.

@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// One of vmrewind's ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OurWay {
-    /// Lazily, with nothing known of what the guest touches first.
+    /// Lazily, with what the capture has guessed of what the guest touches first.
     LazyFirst,
     /// Lazily, with the working set that a restore before has recorded.
     LazyAgain,
@@ -47,6 +47,8 @@ pub(super) struct Generations {
     last: String,
     /// Where the working set of the last one is kept.
     working_set: PathBuf,
+    /// The working set as the capture left it, if it did.
+    guess: Option<Vec<u8>>,
     run: PathBuf,
 }
 
@@ -70,14 +72,19 @@ impl Generations {
         let snapshots = vm.program.root().join("vms").join(&vm.name).join("snapshots");
         let working_set = snapshots.join(format!("{id}.working-set"));
         vm.program.run(["vm", "stop", &vm.name, "--force"])?;
-        Ok(Self { vm, last: format!("g{count}"), working_set, run })
+        let guess = fs::read(&working_set).ok();
+        Ok(Self { vm, last: format!("g{count}"), working_set, guess, run })
     }
 
     /// Brings the last generation back.
     pub(super) fn restore(&mut self, way: OurWay) -> Outcome<(Arrival, &Console)> {
         let known = self.working_set.exists();
         match way {
-            OurWay::LazyFirst if known => fs::remove_file(&self.working_set)?,
+            OurWay::LazyFirst => match &self.guess {
+                Some(guess) => fs::write(&self.working_set, guess)?,
+                None if known => fs::remove_file(&self.working_set)?,
+                None => {}
+            },
             OurWay::LazyAgain if !known => return Err("no working set was recorded".into()),
             _ => {}
         }

@@ -307,10 +307,7 @@ impl Engine {
         if let Some(Brought { started, .. }) = &brought
             && !started.process.is_alive()
         {
-            let name = &held.record.name;
-            return Err(qemu_ended(&started.process, &held.folder)
-                .with_kind(ErrorKind::Partial)
-                .hint(format!("the disks of '{name}' are those of the snapshot; restore it again")));
+            return Err(ended_after_all(held, &started.process));
         }
         let resumed =
             brought.as_ref().filter(|brought| brought.mode != RestoreMode::Cold).map(|brought| Resumed {
@@ -321,9 +318,15 @@ impl Engine {
             });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
         lazy::settle(self, &held.record.name, &held.folder, true)?;
+        let state = state::ask(&held.folder)?.guest;
+        if let Some(Brought { started, .. }) = &brought
+            && state == "stopped"
+        {
+            // It was just being killed: such a process looks alive for a while.
+            return Err(ended_after_all(held, &started.process));
+        }
         let mode = brought.as_ref().map_or(plan.mode, |brought| brought.mode);
         let why = brought.and_then(|brought| brought.note);
-        let state = state::ask(&held.folder)?.guest;
         Ok(RestoreView {
             vm: held.record.name.to_string(),
             snapshot: plan.snapshot.name.to_string(),
@@ -362,6 +365,14 @@ impl Engine {
             .with_kind(kind)
             .hint(format!("`vmrewind vm start {name}` boots it from its disks"))
     }
+}
+
+/// The error for a restore that is decided, and whose QEMU has ended.
+fn ended_after_all(held: &Held, process: &Process) -> Error {
+    let name = &held.record.name;
+    qemu_ended(process, &held.folder)
+        .with_kind(ErrorKind::Partial)
+        .hint(format!("the disks of '{name}' are those of the snapshot; restore it again"))
 }
 
 /// Begins to make the abandoned layers durable: an undo point will need that, at a time when the new guest waits for it.

@@ -2,6 +2,7 @@
 //!
 //! Nothing in the engine reads the time of day or makes an id by itself, so that tests can fix both.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +95,17 @@ impl Host {
         if let Some(steps) = &self.steps {
             steps.reached(step);
         }
+    }
+
+    /// Tells of progress, and says whether to go on.
+    pub(crate) fn step(&self, step: Step) -> ControlFlow<()> {
+        self.progress.step(step);
+        self.go_on()
+    }
+
+    /// Breaks off where the user wants to stop.
+    pub(crate) fn go_on(&self) -> ControlFlow<()> {
+        if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Makes `N` random bytes, written in lower-case hex.

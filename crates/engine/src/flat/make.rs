@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -82,8 +81,7 @@ impl Engine {
     /// Writes the pages of a space to where they are in memory.
     fn write_ram(&self, reader: &ImageReader, space: SpaceIndex, path: &Path) -> Result<()> {
         let mut progress = |done_bytes: u64, total_bytes: u64| {
-            self.host.progress.step(Step { what: "writing the memory file", done_bytes, total_bytes });
-            if self.host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            self.host.step(Step { what: "writing the memory file", done_bytes, total_bytes })
         };
         // One that a dead command left is not to be continued.
         remove_file(path)?;

@@ -125,12 +125,8 @@ fn in_one_line(error: &Error) -> String {
 /// Tells of progress, and asks whether to go on.
 fn told(host: &Host, progress: CheckProgress) -> ControlFlow<()> {
     // Small numbers count packs and images; a bar of bytes would say nothing of them.
-    if progress.what == "reading data" {
-        host.progress.step(Step {
-            what: progress.what,
-            done_bytes: progress.done,
-            total_bytes: progress.total,
-        });
+    if progress.what != "reading data" {
+        return host.go_on();
     }
-    if host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    host.step(Step { what: progress.what, done_bytes: progress.done, total_bytes: progress.total })
 }

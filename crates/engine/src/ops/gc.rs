@@ -108,14 +108,10 @@ impl Engine {
 /// Tells of progress, and asks whether to go on.
 fn told(host: &Host, progress: GcProgress) -> ControlFlow<()> {
     // Images are counted, not measured: a bar of bytes would say nothing.
-    if progress.what == "rewriting packs" {
-        host.progress.step(Step {
-            what: progress.what,
-            done_bytes: progress.done,
-            total_bytes: progress.total,
-        });
+    if progress.what != "rewriting packs" {
+        return host.go_on();
     }
-    if host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    host.step(Step { what: progress.what, done_bytes: progress.done, total_bytes: progress.total })
 }
 
 fn view(plan: &GcPlan) -> GcView {

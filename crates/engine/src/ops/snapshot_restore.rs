@@ -10,7 +10,6 @@
 //! they were (running memory can't be kept). Between commit and `cont` a guard lets the guest go if this process dies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -154,8 +153,7 @@ impl Engine {
     /// Reads every byte of an image.
     pub(crate) fn verify_image(&self, reader: &ImageReader) -> Result<()> {
         let mut progress = |done_bytes: u64, total_bytes: u64| {
-            self.host.progress.step(Step { what: "verifying memory", done_bytes, total_bytes });
-            if self.host.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            self.host.step(Step { what: "verifying memory", done_bytes, total_bytes })
         };
         let result = reader.verify(&mut progress);
         self.check_cancel("verifying memory")?;
@@ -304,11 +302,6 @@ impl Engine {
         begun: Instant,
     ) -> Result<RestoreView> {
         let start_ms = plan.run.then(|| milliseconds(begun.elapsed()));
-        if let Some(Brought { started, .. }) = &brought
-            && !started.process.is_alive()
-        {
-            return Err(ended_after_all(held, &started.process));
-        }
         let resumed =
             brought.as_ref().filter(|brought| brought.mode != RestoreMode::Cold).map(|brought| Resumed {
                 name: &held.record.name,
@@ -320,9 +313,8 @@ impl Engine {
         lazy::settle(self, &held.record.name, &held.folder, true)?;
         let state = state::ask(&held.folder)?.guest;
         if let Some(Brought { started, .. }) = &brought
-            && state == "stopped"
+            && (state == "stopped" || !started.process.is_alive())
         {
-            // It was just being killed: such a process looks alive for a while.
             return Err(ended_after_all(held, &started.process));
         }
         let mode = brought.as_ref().map_or(plan.mode, |brought| brought.mode);

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
     BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, Migrate, MigrateCancel,
-    MigrateContinue, MigrateIncoming, MigrateRecover, MigrateSetCapabilities, MigrateSetParameters,
-    MigrationInfo, MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate,
-    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop,
-    SystemPowerdown, Transaction,
+    MigrateContinue, MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo,
+    MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities,
+    QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -38,13 +37,17 @@ pub(crate) struct DiskSwitch {
 impl Monitor {
     /// Connects to the socket of that name in a VM's run folder.
     pub(crate) fn connect(run: &Path, socket: &str) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), ANSWER_PATIENCE).map_err(qmp_error)?;
-        Ok(Self { client })
+        Self::connect_within(run, socket, ANSWER_PATIENCE)
     }
 
     /// Connects with little patience, for questions whose answer can be "it does not say".
     pub(crate) fn connect_briefly(run: &Path, socket: &str) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), Duration::from_secs(5)).map_err(qmp_error)?;
+        Self::connect_within(run, socket, Duration::from_secs(5))
+    }
+
+    /// Connects to the socket of that name within `patience`.
+    pub(crate) fn connect_within(run: &Path, socket: &str, patience: Duration) -> Result<Self> {
+        let client = Client::connect(&run.join(socket), patience).map_err(qmp_error)?;
         Ok(Self { client })
     }
 
@@ -220,11 +223,6 @@ impl Monitor {
         self.execute(&MigrateSetCapabilities::of(on)).map(drop)
     }
 
-    /// Has a QEMU that lost the source of its memory listen for another one.
-    pub(crate) fn recover_migration(&self, socket: &Path) -> Result<()> {
-        self.execute(&MigrateRecover { uri: format!("unix:{}", socket.display()) }).map(drop)
-    }
-
     /// Goes on from pre-switchover.
     pub(crate) fn continue_migration(&self) -> Result<()> {
         self.execute(&MigrateContinue { state: MigrationStatus::PreSwitchover }).map(drop)
@@ -286,7 +284,8 @@ pub(crate) fn is_running(state: &RunState) -> bool {
     matches!(state, RunState::Running)
 }
 
-fn qmp_error(error: QmpError) -> Error {
+/// What an error of a monitor is to the engine.
+pub(crate) fn qmp_error(error: QmpError) -> Error {
     let message = if error.is_gone() {
         "QEMU ended while vmrewind was talking to it".to_owned()
     } else if let Some(refusal) = error.refusal() {

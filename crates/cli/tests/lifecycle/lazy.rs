@@ -150,9 +150,10 @@ fn a_killed_page_server_costs_nothing() {
     }
     let victims = [Victim::Worker, Victim::Supervisor, Victim::Both];
     let mut recovered = 0;
-    for round in 0..number("VMREWIND_TEST_KILLS").unwrap_or(3) {
+    for round in 0..number("VMREWIND_TEST_KILLS").unwrap_or(6) {
         let victim = victims[usize::try_from(round % 3).unwrap()];
-        let delay = Duration::from_millis(random(700));
+        // Before the guest runs, or while its memory comes.
+        let delay = Duration::from_millis(random(if round / 3 % 2 == 0 { 160 } else { 700 }));
         eprintln!("round {round}: {victim:?} after {delay:?}");
         let restore = rig.spawn(&["snapshot", "restore", "killed@one", "--discard-current", "--json"]);
         // From the moment on when there is somebody to be killed.
@@ -219,7 +220,8 @@ fn damage_found_on_the_way_stops_the_vm() {
         eprintln!("found before the guest ran");
         run.error()
     };
-    assert_says(&error, "hash");
+    // What is damaged, and where: a hash that does not fit, or data that can't even be expanded.
+    assert_says(&error, "damaged in pack");
     assert_eq!(rig.qemu_pids(), Vec::<u32>::new());
     rig.run_fails(&["snapshot", "verify", "hurt@one"], 7);
     // The disks are those of the snapshot, as good as after a power cut.

@@ -13,6 +13,7 @@
 
 mod log;
 mod record;
+pub(crate) mod recovery;
 mod serve;
 mod supervisor;
 mod worker;
@@ -121,6 +122,7 @@ fn start(host: &Host, root: &Root, vm: &VmName, role: Role) -> Result<(Child, Op
 /// have died. With `held` the VM's lock is held, so that no restore is about to begin.
 pub(crate) fn settle(engine: &Engine, vm: &VmName, folder: &VmFolder, held: bool) -> Result<()> {
     let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
+        recovery::forget_events(folder);
         return Ok(());
     };
     if (record.qemu.is_none() && !held) || ServerLock::is_held(folder)? {

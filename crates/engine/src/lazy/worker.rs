@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  QEMU's migration
-//!    none: waits for a source      -> connect, send everything
-//!    postcopy-paused: lost it      -> migrate-recover, connect, ask what came, go on
+//!    none, setup: waits for one    -> connect, send everything
+//!    postcopy-paused: lost it      -> migrate-recover (recovery.rs), connect, ask what came, go on
 //!    completed                     -> done
 //!    anything else                 -> on its way to one of these, or QEMU is ending: look again
 //! ```
@@ -23,6 +23,7 @@ use vmrewind_store::ImageReader;
 
 use super::log::Log;
 use super::record::{Failure, LazyProgress, LazyRecord};
+use super::recovery::{Answer, recover};
 use super::serve::{End, Served, Watcher, serve};
 use super::working_set::WorkingSet;
 use crate::capture::image;
@@ -37,7 +38,10 @@ use crate::vm::run_folder::{self, socket};
 /// How long the command that began the restore may take to start its QEMU.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(180);
 /// How long a QEMU may be between two states in which something can be done.
-const TURN_PATIENCE: Duration = Duration::from_secs(30);
+const TURN_PATIENCE: Duration = Duration::from_secs(120);
+/// How long its main loop may take to answer at first, and later.
+const SHORT_PATIENCE: Duration = Duration::from_millis(50);
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// How often connections may be lost without a page sent, before QEMU is given up.
 const ATTEMPTS: u32 = 10;
 
@@ -165,22 +169,29 @@ impl Worker {
     fn approach(&self) -> Result<Approach> {
         let Some(process) = self.qemu()? else { return Ok(Approach::Gone) };
         let deadline = Instant::now() + TURN_PATIENCE;
+        let mut patience = SHORT_PATIENCE;
         let mut last = String::new();
         while Instant::now() < deadline {
             if !process.is_alive() {
                 return Ok(Approach::Gone);
             }
-            match self.ask() {
+            match self
+                .recover()
+                .and_then(|found| found.map_or_else(|| self.ask(patience), |found| Ok(Some(found))))
+            {
                 Ok(Some(approach)) => return Ok(approach),
                 Ok(None) => {}
                 // Without a source before its devices were loaded it has no way on, and can hang in that: the
                 // restore begins anew.
-                Err(error) if !self.is_loaded() => {
+                Err(error) if patience >= LONG_PATIENCE && !self.is_loaded() => {
                     self.log.say(format_args!("QEMU lost its source too early, and is ended: {error}"));
                     process.kill()?;
                     return Ok(Approach::Gone);
                 }
-                Err(error) => last = format!("{error}: {}", error.causes().join(": ")),
+                Err(error) => {
+                    last = format!("{error}: {}", error.causes().join(": "));
+                    patience = (patience * 2).min(LONG_PATIENCE);
+                }
             }
             process.wait_end(Duration::from_millis(5));
         }
@@ -192,22 +203,28 @@ impl Worker {
         LazyRecord::load(&self.folder).is_none_or(|record| record.loaded)
     }
 
-    fn ask(&self) -> Result<Option<Approach>> {
-        let monitor = Monitor::connect_briefly(&self.run, socket::PAGES)?;
-        let path = self.run.join(socket::LAZY);
-        match monitor.migration()?.status.unwrap_or(MigrationStatus::None) {
-            MigrationStatus::Completed => Ok(Some(Approach::Whole)),
-            MigrationStatus::None => Ok(UnixStream::connect(&path).ok().map(Approach::Fresh)),
-            MigrationStatus::PostcopyPaused => {
-                // QEMU listens already where a worker died right after it had told it to.
-                if let Ok(stream) = UnixStream::connect(&path) {
-                    return Ok(Some(Approach::Recover(stream)));
-                }
-                let _ = std::fs::remove_file(&path);
-                monitor.recover_migration(&path)?;
+    /// Connects to a QEMU that has lost its source.
+    fn recover(&self) -> Result<Option<Approach>> {
+        let path = self.run.join(socket::LAZY_AGAIN);
+        match recover(&self.run, &path)? {
+            Answer::NotNow => Ok(None),
+            Answer::Listens => {
                 self.reached("pages-recovering");
                 self.log.say(format_args!("QEMU waits for another source"));
                 Ok(UnixStream::connect(&path).ok().map(Approach::Recover))
+            }
+        }
+    }
+
+    /// Asks a QEMU that has not lost its source. Its main loop can be waiting for a page, because it is about to lose
+    /// it: an answer is not waited for longer than `patience`.
+    fn ask(&self, patience: Duration) -> Result<Option<Approach>> {
+        let monitor = Monitor::connect_within(&self.run, socket::PAGES, patience)?;
+        match monitor.migration()?.status.unwrap_or(MigrationStatus::None) {
+            MigrationStatus::Completed => Ok(Some(Approach::Whole)),
+            // It listens, or is about to (`setup` from the begin of `migrate-incoming` in newer versions).
+            MigrationStatus::None | MigrationStatus::Setup => {
+                Ok(UnixStream::connect(self.run.join(socket::LAZY)).ok().map(Approach::Fresh))
             }
             _ => Ok(None),
         }

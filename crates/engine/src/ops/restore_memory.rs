@@ -18,7 +18,7 @@ use crate::capture::guard::Guard;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
-use crate::lazy::{self, Server};
+use crate::lazy::{self, Server, recovery};
 use crate::monitor::Monitor;
 use crate::record::snapshot::Manifest;
 use crate::replay::feed::{Feed, fresh_memory};
@@ -174,6 +174,7 @@ impl Engine {
         let monitor = started.monitor().map_err(Fed::Final)?;
         let refused = |error| if monitor.is_gone() { Fed::Lost(error) } else { Fed::Refused(error) };
         monitor.prepare_postcopy().map_err(refused)?;
+        recovery::arrange(&started.process.run).map_err(refused)?;
         let path = started.process.run.join(socket::LAZY);
         let _ = std::fs::remove_file(&path);
         monitor.migrate_incoming(&path).map_err(refused)?;

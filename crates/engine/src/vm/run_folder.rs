@@ -29,9 +29,14 @@ pub(crate) mod socket {
     pub(crate) const PAGES: &str = "pages.sock";
     /// Where QEMU waits for the page server.
     pub(crate) const LAZY: &str = "lazy.sock";
+    /// Where QEMU waits for another page server, after it lost one.
+    pub(crate) const LAZY_AGAIN: &str = "lazy-again.sock";
     /// Where a captured stream comes from and a restored one goes to.
     pub(crate) const STREAM: &str = "stream.sock";
 }
+
+/// The pipes of the out-of-band monitor of a restored QEMU: this with `.in` and `.out`.
+pub(crate) const RECOVERY_PIPES: &str = "recovery";
 
 /// QEMU's output.
 pub(crate) const QEMU_LOG: &str = "qemu.log";

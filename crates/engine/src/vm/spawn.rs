@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
+use vmrewind_qemu::qmp::make_pipes;
 
 use crate::error::{Context, Error, Result};
 use crate::flat::Flat;
@@ -20,7 +21,7 @@ use crate::root::VmFolder;
 use crate::root::file::io_error;
 use crate::vm::ports::{Ports, ports_in_use};
 use crate::vm::process::{Alive, Process};
-use crate::vm::run_folder::{self, QEMU_LOG, socket};
+use crate::vm::run_folder::{self, QEMU_LOG, RECOVERY_PIPES, socket};
 use crate::vm::session::{inherit, own_session};
 
 /// How long a QEMU may take until it answers: large memory backends take their time.
@@ -76,6 +77,10 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
     // Kept until QEMU answers: it has taken its ports then.
     let (argv, _ports) = command_line(launch, &run)?;
+    if launch.purpose == Purpose::Incoming {
+        make_pipes(&run.join(RECOVERY_PIPES))
+            .context(|| format!("cannot make pipes in '{}'", run.display()))?;
+    }
     let log = log_path(&run);
     let mut child = spawn(&argv, launch, &log)?;
     launch.host.reached("qemu-spawned");
@@ -171,6 +176,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
         Purpose::Boot => {}
         Purpose::BootPaused => line.add_start_paused(),
         Purpose::Incoming => {
+            line.add_qmp_pipes("vmrewind-recovery", &format!("{run_text}/{RECOVERY_PIPES}"));
             line.add_incoming_defer();
             line.add_start_paused();
         }

@@ -120,9 +120,17 @@ impl CommandLine {
 
     /// Adds a QMP socket at `path` for one client at a time; gives the id used, `id` or one like it that is free.
     pub fn add_qmp_socket(&mut self, id: &str, path: &str) -> String {
+        self.add_qmp(id, "socket", &format!("{},server=on,wait=off", escape_commas(path)))
+    }
+
+    /// Adds a QMP monitor on the named pipes `path.in` and `path.out`, which are there when QEMU starts.
+    pub fn add_qmp_pipes(&mut self, id: &str, path: &str) -> String {
+        self.add_qmp(id, "pipe", &escape_commas(path))
+    }
+
+    fn add_qmp(&mut self, id: &str, backend: &str, path: &str) -> String {
         let id = self.free_id(id);
-        let socket = format!("socket,id={id},path={},server=on,wait=off", escape_commas(path));
-        self.add_option("-chardev", Some(&socket));
+        self.add_option("-chardev", Some(&format!("{backend},id={id},path={path}")));
         self.add_option("-mon", Some(&format!("chardev={id},mode=control")));
         id
     }

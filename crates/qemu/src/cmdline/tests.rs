@@ -400,13 +400,15 @@ fn added_options_do_not_collide() {
     let mut line = line(&["-chardev", "null,id=qmp", "-device", r#"{"driver":"x","id":"qmp-2"}"#]);
     assert_eq!(line.add_qmp_socket("qmp", "/r,1/q.sock"), "qmp-3");
     assert_eq!(line.add_qmp_socket("qmp", "/g.sock"), "qmp-4");
+    assert_eq!(line.add_qmp_pipes("qmp", "/p,1/pipes"), "qmp-5");
     line.add_incoming_defer();
     line.add_start_paused();
     let added = line.to_argv()[5..].join(" ");
     assert_eq!(
         added,
         "-chardev socket,id=qmp-3,path=/r,,1/q.sock,server=on,wait=off -mon chardev=qmp-3,mode=control \
-         -chardev socket,id=qmp-4,path=/g.sock,server=on,wait=off -mon chardev=qmp-4,mode=control -incoming defer -S"
+         -chardev socket,id=qmp-4,path=/g.sock,server=on,wait=off -mon chardev=qmp-4,mode=control \
+         -chardev pipe,id=qmp-5,path=/p,,1/pipes -mon chardev=qmp-5,mode=control -incoming defer -S"
     );
 }
 

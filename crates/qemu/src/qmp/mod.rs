@@ -17,7 +17,7 @@
 //! - every wait has a deadline, every buffer a bound.
 //!
 //! Checked against QEMU 10.0.2 (`query-qmp-schema`, and the tests run it); 7.2 and 8.2 are meant to work and are not
-//! tested here. Out-of-band execution is not negotiated.
+//! tested here. Out-of-band execution is negotiated on a monitor of its own only (`client/out_of_band.rs`).
 
 pub mod agent;
 pub mod client;
@@ -27,7 +27,7 @@ pub mod frame;
 mod message;
 pub mod session;
 
-pub use client::{AgentClient, Client, EventCursor};
-pub use commands::Command;
+pub use client::{AgentClient, Client, EventCursor, OutOfBandClient, make_pipes};
+pub use commands::{Command, OutOfBand};
 pub use error::{QmpError, SessionError};
 pub use message::{CommandError, Event, EventTime, QemuVersion};

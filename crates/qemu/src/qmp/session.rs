@@ -207,12 +207,17 @@ impl Session {
 
 /// Writes one request as a line. Null arguments are left out: QEMU takes an object or nothing.
 pub(super) fn encode_request(command: &str, arguments: &Value, id: Option<u64>) -> Vec<u8> {
-    let mut request = json!({ "execute": command });
+    encode_line("execute", command, arguments, id.map(Value::from))
+}
+
+/// Like [`encode_request`], with `exec-oob` for `execute` where the command is to overtake others, and any id.
+pub(super) fn encode_line(verb: &str, command: &str, arguments: &Value, id: Option<Value>) -> Vec<u8> {
+    let mut request = json!({ verb: command });
     if !arguments.is_null() {
         request["arguments"] = arguments.clone();
     }
     if let Some(id) = id {
-        request["id"] = Value::from(id);
+        request["id"] = id;
     }
     let mut line = request.to_string().into_bytes();
     line.push(b'\n');

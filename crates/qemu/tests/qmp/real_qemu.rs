@@ -1,7 +1,7 @@
 //! The client against a real QEMU without a machine: what the scripted peer assumes must be what QEMU does.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,13 +12,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vmrewind_qemu::qmp::commands::{
-    BlockCommit, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Closefd, Getfd, HumanMonitorCommand, JobDismiss,
-    JobStatus, Migrate, MigrateCancel, MigrateSetCapabilities, MigrateSetParameters, MigrationParameters,
-    MigrationStatus, OnError, QueryBlock, QueryBlockJobs, QueryJobs, QueryMachines, QueryMigrate,
-    QueryMigrateCapabilities, QueryMigrateParameters, QueryNamedBlockNodes, QueryStatus, QueryVersion, Quit,
-    RunState, SetLink, Stop, Transaction, resolve_machine,
+    BlockCommit, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Closefd, Cont, Getfd, HumanMonitorCommand,
+    JobDismiss, JobStatus, Migrate, MigrateCancel, MigrateRecover, MigrateSetCapabilities,
+    MigrateSetParameters, MigrationParameters, MigrationStatus, OnError, QueryBlock, QueryBlockJobs,
+    QueryJobs, QueryMachines, QueryMigrate, QueryMigrateCapabilities, QueryMigrateParameters,
+    QueryNamedBlockNodes, QueryStatus, QueryVersion, Quit, RunState, SetLink, Stop, Transaction,
+    resolve_machine,
 };
-use vmrewind_qemu::qmp::{Client, QmpError};
+use vmrewind_qemu::qmp::{Client, OutOfBandClient, QmpError, make_pipes};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
@@ -295,4 +296,51 @@ fn quit_is_heard() {
     assert!(event.timestamp.seconds > 0);
     assert!(events.wait_next(LONG).unwrap_err().is_gone());
     assert!(qemu.child.wait().unwrap().success());
+}
+
+/// Guards what a server of pages needs when QEMU's main loop hangs: commands out of band from whoever comes next, whatever
+/// one who died left half read, with the events that nobody reads in between; and a QEMU that is gone is told as that.
+#[test]
+fn pipes_serve_one_client_after_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipes");
+    make_pipes(&path).unwrap();
+    assert!(matches!(OutOfBandClient::open(&path), Err(QmpError::Connect { .. })), "nobody is there");
+    make_pipes(&path).unwrap();
+    let chardev = format!("pipe,id=pipes,path={}", path.display());
+    let (mut qemu, client) =
+        Qemu::start("q35", &["-chardev", &chardev, "-mon", "chardev=pipes,mode=control"]);
+    let recover = MigrateRecover { uri: format!("unix:{}", folder.path().join("never").display()) };
+    let refused = |result: Result<_, QmpError>| {
+        let error = result.unwrap_err();
+        assert!(error.refusal().is_some_and(|refusal| refusal.desc.contains("paused")), "{error:?}");
+    };
+    let mut first = OutOfBandClient::open(&path).unwrap();
+    first.negotiate(LONG).unwrap();
+    refused(first.execute(&recover, LONG));
+    drop(first);
+
+    // One that died in the midst of an answer, and events that fill more than a pipe.
+    let mut commands = File::options().write(true).open(folder.path().join("pipes.in")).unwrap();
+    commands
+        .write_all(
+            b"{\"exec-oob\":\"migrate-recover\",\"arguments\":{\"uri\":\"unix:/x\"},\"id\":\"lost\"}\n",
+        )
+        .unwrap();
+    let mut half = [0; 20];
+    File::open(folder.path().join("pipes.out")).unwrap().read_exact(&mut half).unwrap();
+    for _ in 0..400 {
+        client.execute(&Cont, LONG).unwrap();
+        client.execute(&Stop, LONG).unwrap();
+    }
+    let mut second = OutOfBandClient::open(&path).unwrap();
+    refused(second.execute(&recover, LONG));
+    second.drain().unwrap();
+    refused(second.execute(&recover, LONG));
+
+    qemu.child.kill().unwrap();
+    qemu.child.wait().unwrap();
+    let error = second.execute(&recover, LONG).unwrap_err();
+    assert!(error.is_gone(), "{error:?}");
+    assert!(matches!(OutOfBandClient::open(&path), Err(QmpError::Connect { .. })));
 }

@@ -15,6 +15,7 @@
 mod agent;
 mod connection;
 mod events;
+mod out_of_band;
 mod shared;
 mod transcript;
 
@@ -30,6 +31,7 @@ use serde_json::Value;
 
 pub use agent::AgentClient;
 pub use events::EventCursor;
+pub use out_of_band::{OutOfBandClient, make_pipes};
 
 use super::commands::{Command, from_reply, to_arguments};
 use super::error::{QmpError, SessionError};

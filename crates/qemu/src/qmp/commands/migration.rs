@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Nothing, commands, open_enum, plain_commands};
+use super::{Nothing, OutOfBand, commands, open_enum, plain_commands};
 use crate::qmp::message::Event;
 
 plain_commands! {
@@ -25,6 +25,8 @@ commands! {
     MigrateSetCapabilities = "migrate-set-capabilities" -> Nothing;
     MigrateSetParameters = "migrate-set-parameters" -> Nothing;
 }
+
+impl OutOfBand for MigrateRecover {}
 
 open_enum! {
     /// QAPI's `MigrationStatus`.

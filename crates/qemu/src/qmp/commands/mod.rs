@@ -44,6 +44,9 @@ pub trait Command: Serialize {
     type Reply: DeserializeOwned;
 }
 
+/// A command that QEMU runs out of band too, whatever its main loop does: `allow-oob` in its schema.
+pub trait OutOfBand: Command {}
+
 /// The reply of a command that has nothing to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Nothing {}

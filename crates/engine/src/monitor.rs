@@ -7,8 +7,9 @@ use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
     BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, Migrate, MigrateCancel,
     MigrateContinue, MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo,
-    MigrationParameters, MigrationStatus, QueryChardev, QueryMigrate, QueryMigrateCapabilities,
-    QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop, SystemPowerdown, Transaction,
+    MigrationParameters, MigrationStatus, QueryChardev, QueryKvm, QueryMemdev, QueryMigrate,
+    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop,
+    SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
@@ -18,7 +19,6 @@ use crate::error::{Error, Result};
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to try `cont` while QEMU is still tidying a migration up.
 const FINALIZE_PATIENCE: Duration = Duration::from_secs(10);
-
 /// A QMP connection to the QEMU of a VM.
 #[derive(Debug)]
 pub(crate) struct Monitor {
@@ -96,6 +96,21 @@ impl Monitor {
     pub(crate) fn is_open_in_guest(&self, chardev: &str) -> Result<bool> {
         let all = self.execute(&QueryChardev)?;
         Ok(all.iter().any(|found| found.label == chardev && found.frontend_open))
+    }
+
+    /// Why QEMU could miss what the guest writes to its memory while that is copied, if it could (docs/design/0015).
+    pub(crate) fn why_precopy_is_unsound(&self) -> Result<Option<&'static str>> {
+        if self.execute(&QueryKvm)?.enabled {
+            return Ok(None);
+        }
+        let old = !self.client.version().is_at_least(9, 0);
+        // The memory that every machine has is one of them.
+        let several = self.execute(&QueryMemdev)?.len() > 1;
+        Ok(match (old, several) {
+            (true, _) => Some("without KVM, QEMU before 9.0 misses writes to memory that it copies"),
+            (_, true) => Some("without KVM, QEMU misses writes to memory that is made of several backends"),
+            _ => None,
+        })
     }
 
     /// Whether QEMU has closed the connection.

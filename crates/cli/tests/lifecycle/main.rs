@@ -15,6 +15,7 @@ mod layers;
 mod lazy;
 mod machines;
 mod methods;
+mod nodes;
 mod store;
 mod written;
 

@@ -212,7 +212,12 @@ impl Engine {
         process: &Process,
     ) -> Result<Outcome> {
         let mut misses = Vec::new();
+        let unsound = Monitor::connect(&process.run, socket::OPERATION)?.why_precopy_is_unsound()?;
         for method in methods(plan.guest_runs, request.max_pause.is_some()) {
+            if let (Method::Precopy, Some(why)) = (method, unsound) {
+                misses.push((*method, Error::failed(why)));
+                continue;
+            }
             match self.attempt(held, plan, Some(process), *method, request.max_pause) {
                 Ok(outcome) => return Ok(outcome),
                 Err(Miss::Final(error)) => return Err(error),

@@ -29,9 +29,9 @@ pub use migration::{
     QueryMigrate, QueryMigrateCapabilities, QueryMigrateParameters, RamStats,
 };
 pub use vm::{
-    ChardevInfo, Closefd, Cont, Getfd, HumanMonitorCommand, MachineInfo, QueryChardev, QueryMachines,
-    QueryStatus, QueryVersion, Quit, RunState, SetLink, StatusInfo, Stop, SystemPowerdown, SystemReset,
-    resolve_machine,
+    ChardevInfo, Closefd, Cont, Getfd, HumanMonitorCommand, KvmInfo, MachineInfo, Memdev, QueryChardev,
+    QueryKvm, QueryMachines, QueryMemdev, QueryStatus, QueryVersion, Quit, RunState, SetLink, StatusInfo,
+    Stop, SystemPowerdown, SystemReset, resolve_machine,
 };
 
 use super::error::QmpError;

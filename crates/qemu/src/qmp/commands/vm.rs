@@ -25,6 +25,10 @@ plain_commands! {
     QueryMachines = "query-machines" -> Vec<MachineInfo>;
     /// `query-chardev`.
     QueryChardev = "query-chardev" -> Vec<ChardevInfo>;
+    /// `query-kvm`.
+    QueryKvm = "query-kvm" -> KvmInfo;
+    /// `query-memdev`: memory backends, the default one of the machine included.
+    QueryMemdev = "query-memdev" -> Vec<Memdev>;
 }
 
 commands! {
@@ -92,6 +96,22 @@ pub struct ChardevInfo {
     /// Whether its device is open in the guest: for a virtio serial port, whether a program there has opened it.
     #[serde(rename = "frontend-open")]
     pub frontend_open: bool,
+}
+
+/// QAPI's `KvmInfo`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct KvmInfo {
+    /// Whether KVM runs the guest; where it does not, TCG does.
+    pub enabled: bool,
+}
+
+/// QAPI's `Memdev`, as far as it is needed to count them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Memdev {
+    /// The backend's id; a backend can be without.
+    pub id: Option<String>,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// QAPI's `MachineInfo`, as far as it is needed to resolve an alias.

@@ -100,8 +100,9 @@ impl Engine {
 
     /// Finishes or undoes what a dead command left on a VM whose lock is held, and reads the VM.
     pub(crate) fn recovered(&self, name: &VmName, locked: Locked) -> Result<HeldVm> {
-        self.ledger(&locked.folder).recover()?;
+        // First: the recovery talks to a QEMU that may wait for its memory.
         lazy::settle(self, name, &locked.folder, true)?;
+        self.ledger(&locked.folder).recover()?;
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })
     }
@@ -138,8 +139,8 @@ impl Engine {
         if let Some(journal) = Journal::load(&folder)? {
             match VmLock::try_take(&folder.lock())? {
                 Some(_lock) => {
-                    self.ledger(&folder).recover()?;
                     lazy::settle(self, name, &folder, true)?;
+                    self.ledger(&folder).recover()?;
                 }
                 None => operation = Some(journal.operation),
             }

@@ -11,6 +11,7 @@
 //! The record (`lazy.json`) is there as long as memory is missing. Whoever works on the VM finds it: the state is
 //! `restoring`, captures wait, and servers that died are started again ([`settle`]).
 
+mod keeper;
 mod log;
 mod record;
 pub(crate) mod recovery;
@@ -19,23 +20,25 @@ mod supervisor;
 mod worker;
 pub(crate) mod working_set;
 
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 pub use supervisor::{PAGES_COMMAND, PageServer, serve_pages};
 
+pub(crate) use keeper::Keeper;
 pub(crate) use record::{Failure, LazyProgress, LazyRecord};
 use record::{ServerLock, Servers};
 use supervisor::{Role, command, qemu_of};
 
 use crate::engine::Engine;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::{Host, Step};
+use crate::host::Step;
 use crate::ids::VmName;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::record::snapshot::Manifest;
-use crate::root::{Root, VmFolder};
+use crate::root::VmFolder;
 use crate::vm::process::Process;
 use crate::vm::session::own_session;
 
@@ -70,14 +73,21 @@ impl Server {
             failure: None,
         };
         record.save(folder)?;
-        let (child, pipe) = start(&engine.host, &engine.root, vm, Role::Begin)?;
+        let (child, pipe) = start(&engine.host.helper, engine.root.path(), vm, Role::Begin)?;
         Ok(Self { record, child: Some(child), pipe })
     }
 
-    /// Tells which QEMU is served.
-    pub(crate) fn is_for(&mut self, qemu: ProcessMark, folder: &VmFolder) -> Result<()> {
+    /// Tells which QEMU is served, and sees to it that it is while the keeper lives.
+    pub(crate) fn is_for(
+        &mut self,
+        qemu: ProcessMark,
+        engine: &Engine,
+        vm: &VmName,
+        folder: &VmFolder,
+    ) -> Result<Keeper> {
         self.record.qemu = Some(qemu);
-        self.record.save(folder)
+        self.record.save(folder)?;
+        Keeper::begin(engine, vm, folder)
     }
 
     /// Whether somebody still serves.
@@ -108,8 +118,8 @@ impl Drop for Server {
     }
 }
 
-fn start(host: &Host, root: &Root, vm: &VmName, role: Role) -> Result<(Child, Option<ChildStdin>)> {
-    let mut command = command(&host.helper, role, root.path(), vm);
+fn start(program: &Path, root: &Path, vm: &VmName, role: Role) -> Result<(Child, Option<ChildStdin>)> {
+    let mut command = command(program, role, root, vm);
     command.stdin(if role == Role::Begin { Stdio::piped() } else { Stdio::null() });
     let mut child = own_session(&mut command)
         .spawn()
@@ -125,14 +135,28 @@ pub(crate) fn settle(engine: &Engine, vm: &VmName, folder: &VmFolder, held: bool
         recovery::forget_events(folder);
         return Ok(());
     };
-    if (record.qemu.is_none() && !held) || ServerLock::is_held(folder)? {
+    if record.qemu.is_none() && !held {
         return Ok(());
     }
-    if qemu_of(&record, folder)?.is_none() {
-        return LazyRecord::remove(folder);
+    if revive(&engine.host.helper, engine.root.path(), vm, folder)? {
+        engine.host.progress.note("the page server of an unfinished restore was gone; it is started again");
     }
-    engine.host.progress.note("the page server of an unfinished restore was gone; it is started again");
-    let (mut child, _) = start(&engine.host, &engine.root, vm, Role::Revive)?;
+    Ok(())
+}
+
+/// Starts the servers of a lazy restore under way again, where both have died; removes its record where QEMU has. Says
+/// whether they were started.
+fn revive(program: &Path, root: &Path, vm: &VmName, folder: &VmFolder) -> Result<bool> {
+    if ServerLock::is_held(folder)? {
+        return Ok(false);
+    }
+    let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
+        return Ok(false);
+    };
+    if qemu_of(&record, folder)?.is_none() {
+        return LazyRecord::remove(folder).map(|()| false);
+    }
+    let (mut child, _) = start(program, root, vm, Role::Revive)?;
     let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
     let deadline = Instant::now() + BEGIN_PATIENCE;
     while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
@@ -141,7 +165,7 @@ pub(crate) fn settle(engine: &Engine, vm: &VmName, folder: &VmFolder, held: bool
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The lazy restore that is under way on a VM, if there is one.

@@ -18,7 +18,7 @@ use crate::capture::guard::Guard;
 use crate::engine::{Engine, Held};
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
-use crate::lazy::{self, Server, recovery};
+use crate::lazy::{self, Keeper, Server, recovery};
 use crate::monitor::Monitor;
 use crate::record::snapshot::Manifest;
 use crate::replay::feed::{Feed, fresh_memory};
@@ -65,18 +65,21 @@ pub(super) struct Brought {
     pub(super) mode: RestoreMode,
     /// Why not as it was meant.
     pub(super) note: Option<String>,
+    /// Sees to it that its memory goes on coming while this is held.
+    _keeper: Option<Keeper>,
 }
 
 /// A QEMU that answers, and the guard that will watch over its first step.
 struct Launched {
     started: Started,
     guard: Option<Guard>,
+    keeper: Option<Keeper>,
 }
 
 impl Launched {
     fn brought(self, mode: RestoreMode, note: Option<String>) -> Brought {
-        let Self { started, guard } = self;
-        Brought { started, guard, mode, note }
+        let Self { started, guard, keeper } = self;
+        Brought { started, guard, mode, note, _keeper: keeper }
     }
 }
 
@@ -143,23 +146,27 @@ impl Engine {
             Server::begin(self, &target.held.record.name, folder, target.snapshot)
         };
         let mut server = begin().map_err(Miss::Final)?;
-        let prepared = self.launch(target, Purpose::Incoming).and_then(|launched| {
+        let prepared = self.launch(target, Purpose::Incoming).and_then(|mut launched| {
             self.host.reached("qemu-started");
-            server.is_for(launched.started.process.mark, folder)?;
+            let mark = launched.started.process.mark;
+            launched.keeper = Some(server.is_for(mark, self, &target.held.record.name, folder)?);
             Ok(launched)
         });
         let given_up = |server: Server, miss: Miss| match server.give_up(folder) {
             Ok(()) => miss,
             Err(error) => Miss::Final(error),
         };
-        let launched = match prepared {
+        let mut launched = match prepared {
             Ok(launched) => launched,
             Err(error) => return Err(given_up(server, Miss::Final(error))),
         };
         let started = &launched.started;
         match self.feed_lazily(target, started, &mut server) {
             Ok(()) => Ok(launched),
-            Err(Fed::Refused(error)) => Err(given_up(server, Miss::Refused(Box::new(launched), error))),
+            Err(Fed::Refused(error)) => {
+                launched.keeper = None;
+                Err(given_up(server, Miss::Refused(Box::new(launched), error)))
+            }
             Err(Fed::Lost(error)) => {
                 let error = spawn::with_last_words(error, &started.process.run);
                 let ended = started.process.kill().and_then(|()| Process::forget(folder));
@@ -221,7 +228,7 @@ impl Engine {
             purpose,
         })?;
         let guard = target.run.then(|| Guard::begin(&self.host, &target.held.folder)).transpose()?;
-        Ok(Launched { started, guard })
+        Ok(Launched { started, guard, keeper: None })
     }
 }
 

@@ -1,0 +1,71 @@
+//! Sees to it that a QEMU is served while a command works on it.
+//!
+//! A command that talks to a QEMU waits for its main loop, and that can wait for a page. Where both servers were killed
+//! nobody but this command would start them again.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{revive, under_way};
+use crate::engine::Engine;
+use crate::error::{Context, Result};
+use crate::ids::VmName;
+use crate::root::VmFolder;
+
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A thread that looks after a VM's page servers until this is dropped.
+pub(crate) struct Keeper {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Begins to look, at a VM whose lock is held.
+    pub(super) fn begin(engine: &Engine, vm: &VmName, folder: &VmFolder) -> Result<Self> {
+        let (stop, stopped) = channel();
+        let charge = Charge {
+            program: engine.host.helper.clone(),
+            root: engine.root.path().to_owned(),
+            vm: vm.clone(),
+            folder: folder.clone(),
+        };
+        let look = move || {
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                charge.look();
+            }
+        };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(look);
+        let thread = thread.context(|| "cannot start a thread".into())?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Charge {
+    program: PathBuf,
+    root: PathBuf,
+    vm: VmName,
+    folder: VmFolder,
+}
+
+impl Charge {
+    fn look(&self) {
+        if under_way(&self.folder).is_some()
+            && let Err(error) = revive(&self.program, &self.root, &self.vm, &self.folder)
+        {
+            tracing::info!("{error}: {}", error.causes().join(": "));
+        }
+    }
+}

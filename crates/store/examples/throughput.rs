@@ -1,8 +1,8 @@
-//! Measures how fast images are written and read back: `throughput FOLDER [MIB [GENERATIONS]]`.
+//! Measures how fast images are written and read back: `throughput FOLDER [MIB [GENERATIONS]]`, or `throughput FOLDER FILE...`.
 //!
 //! The pages are those of a desktop, roughly: a quarter each of text, of programs (this one's own, varied), and of zeros,
 //! an eighth random, an eighth that was there before. They come from one thread in order, as a first capture sends them.
-//! Each further generation changes 5 % of the pages, at random.
+//! Each further generation changes 5 % of the pages, at random. Or they are those of flat files, one for each generation.
 #![allow(clippy::print_stdout, reason = "a measuring program reports to its terminal")]
 
 use std::error::Error;
@@ -23,9 +23,19 @@ const ZERO: Page = [0; PAGE_SIZE];
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let folder = args.next().ok_or("usage: throughput FOLDER [MIB [GENERATIONS]]")?;
-    let mib = args.next().map_or(Ok(2048), |text| text.parse::<usize>())?;
-    let generations = args.next().map_or(Ok(3), |text| text.parse::<u32>())?;
-    let mut guest = Guest::new(mib << 8)?;
+    let rest: Vec<String> = args.collect();
+    let is_number = |text: &String| text.bytes().all(|byte| byte.is_ascii_digit());
+    let files = if rest.first().is_some_and(|text| !is_number(text)) { rest.as_slice() } else { &[] };
+    let mib = rest.first().filter(|text| is_number(text)).map_or(Ok(2048), |text| text.parse::<usize>())?;
+    let mut generations =
+        rest.get(1).filter(|text| is_number(text)).map_or(Ok(3), |text| text.parse::<u32>())?;
+    let mut guest = match files {
+        [] => Guest::new(mib << 8)?,
+        [first, ..] => Guest::of_file(first)?,
+    };
+    if !files.is_empty() {
+        generations = u32::try_from(files.len())?;
+    }
     let mut parent = None;
     for generation in 1..=generations {
         let store = Store::open(Arc::new(DirStorage::new(&folder)?))?;
@@ -45,7 +55,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             read(&folder, &id)?;
         }
         parent = Some(id);
-        guest.dirty(20);
+        match files.get(generation as usize) {
+            Some(next) => guest = Guest::of_file(next)?,
+            None if files.is_empty() => guest.dirty(20),
+            None => {}
+        }
     }
     for generation in 1..=generations {
         let store = Store::open(Arc::new(DirStorage::new(&folder)?))?;
@@ -168,6 +182,11 @@ impl Guest {
             guest.fill(number, kind);
         }
         Ok(guest)
+    }
+
+    fn of_file(path: &str) -> Result<Guest, Box<dyn Error>> {
+        let content = fs::read(path)?;
+        Ok(Guest { pages: content.as_chunks().0.to_vec(), program: Vec::new(), random: Random(1) })
     }
 
     /// Changes one in so many pages.

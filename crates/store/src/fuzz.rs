@@ -4,7 +4,7 @@ use crate::format::filter::Filter;
 use crate::format::image::ImageFile;
 use crate::format::node::{Interior, Leaf};
 use crate::format::pack::{
-    Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PackFooter, check_pack_header,
+    Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PACK_VERSION, PackFooter, check_pack_header,
 };
 use crate::format::segment::{IndexEntry, Meta, SEGMENT_FOOTER_LEN, SegmentFooter, Table};
 use crate::hash::{HASH_LEN, PackId};
@@ -24,8 +24,8 @@ pub fn image(file: &[u8]) -> Option<usize> {
 pub fn pack(file: &[u8]) -> Option<usize> {
     let (header, _) = file.split_first_chunk::<PACK_HEADER_LEN>()?;
     let (rest, footer_bytes) = file.split_last_chunk::<PACK_FOOTER_LEN>()?;
-    let _ = check_pack_header(header);
     let footer = PackFooter::decode(footer_bytes, file.len() as u64).ok()?;
+    let _ = check_pack_header(header, footer.version);
     let directory = rest.get(usize::try_from(footer.directory_offset).ok()?..)?;
     pack_directory(directory, footer.entries, footer.directory_offset)
 }
@@ -36,7 +36,8 @@ pub fn pack(file: &[u8]) -> Option<usize> {
 pub fn pack_directory(raw: &[u8], entries: u32, offset: u64) -> Option<usize> {
     let hashes = raw.len().checked_sub((entries as usize).checked_mul(ENTRY_LEN)?)?;
     let blocks = u32::try_from(hashes / HASH_LEN).ok()?;
-    let footer = PackFooter { directory_offset: offset, entries, blocks, id: PackId::of(raw) };
+    let id = PackId::of(raw);
+    let footer = PackFooter { version: PACK_VERSION, directory_offset: offset, entries, blocks, id };
     let directory = Directory::decode(raw, &footer).ok()?;
     for (_, entry) in directory.numbered() {
         let blocks = entry.blocks.map_or(0, |blocks| usize::from(blocks.count));

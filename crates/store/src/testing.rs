@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::block::BlockSize;
 use crate::hash::{BlockHash, ObjectHash, PackId};
-use crate::pack::{Encoder, EntryNo, NewObject, ObjectKind, PackWriter};
+use crate::pack::{Encoder, Encoding, EntryNo, NewObject, ObjectKind, PackWriter};
 use crate::storage::DirStorage;
 use crate::store::Shared;
 
@@ -82,7 +82,7 @@ pub(crate) fn block_hash(tag: u32, slot: u8) -> BlockHash {
 pub(crate) fn append_group(writer: &PackWriter, tag: u32) -> EntryNo {
     let raw = group(tag);
     let mut encoder = Encoder::new();
-    let (encoding, payload) = encoder.encode(&raw);
+    let (encoding, payload) = encoder.encode(Encoding::Lz4, &raw);
     let blocks = [block_hash(tag, 0), block_hash(tag, 1)];
     let object = NewObject {
         hash: ObjectHash::of(&raw),
@@ -98,7 +98,7 @@ pub(crate) fn append_group(writer: &PackWriter, tag: u32) -> EntryNo {
 /// Appends bytes as an object that is not a group.
 pub(crate) fn append_plain(writer: &PackWriter, kind: ObjectKind, raw: &[u8]) -> EntryNo {
     let mut encoder = Encoder::new();
-    let (encoding, payload) = encoder.encode(raw);
+    let (encoding, payload) = encoder.encode(Encoding::Zstd, raw);
     let raw_len = u32::try_from(raw.len()).expect("small");
     let hash = ObjectHash::of(raw);
     writer.append(NewObject { hash, kind, encoding, raw_len, payload, blocks: None }).expect("appended")

@@ -38,7 +38,9 @@ pub(super) fn write_flat(store: &Path, image: &str, path: &Path) -> Outcome<u64>
 pub(super) fn ingest(store: &Store, id: &ImageId, parent: Option<ImageId>, flat: &Path) -> Outcome {
     let file = File::open(flat)?;
     let length = file.metadata()?.len();
-    let mut writer = store.create_image(id.clone(), WriteOptions { parent, ..WriteOptions::default() })?;
+    // The file can wait: nothing is gained by writing what waits to another one.
+    let options = WriteOptions { parent, spill_bytes: 0, ..WriteOptions::default() };
+    let mut writer = store.create_image(id.clone(), options)?;
     let space = writer.add_space(SPACE, length, BlockSize::Page4K)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut offset, mut page) = (0, 0);

@@ -25,13 +25,13 @@ fn stored_bytes(rig: &Rig) -> u64 {
     rig.run_json(&["usage"])["stored_bytes"].as_u64().unwrap()
 }
 
-/// Flips a bit in the middle of a file; done twice it is whole again.
+/// Flips bits in the middle of a file; done twice it is whole again. Of compressed data a single one may mean the same.
 fn flip(path: &Path) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let at = file.metadata().unwrap().len() / 2;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    let mut bytes = [0; 64];
+    file.read_exact_at(&mut bytes, at).unwrap();
+    file.write_all_at(&bytes.map(|byte| byte ^ 0x10), at).unwrap();
 }
 
 /// Guards what deleting and damage mean where snapshots share their memory: exactly what was said, and nothing else.

@@ -11,8 +11,10 @@ use crate::block::BlockSize;
 use crate::hash::{BlockHash, HASH_LEN, ObjectHash, PackId};
 use crate::pack::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind};
 
-/// Version of packs that is written and read.
-pub(crate) const PACK_VERSION: u32 = 1;
+/// Version of packs that is written, and the highest that is read.
+pub(crate) const PACK_VERSION: u32 = 2;
+/// The first version with LZ4.
+const LZ4_VERSION: u32 = 2;
 /// Length of the header in bytes; the first payload follows.
 pub(crate) const PACK_HEADER_LEN: usize = 64;
 /// Length of the footer in bytes.
@@ -31,6 +33,7 @@ const FOOTER_HASHED_LEN: usize = PACK_FOOTER_LEN - HASH_LEN;
 /// What the end of a pack's file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackFooter {
+    pub(crate) version: u32,
     /// Where the directory begins: right after the last payload.
     pub(crate) directory_offset: u64,
     pub(crate) entries: u32,
@@ -47,11 +50,11 @@ pub(crate) struct Directory {
     pub(crate) blocks: Vec<BlockHash>,
 }
 
-/// Returns the first bytes of every pack.
-pub(crate) fn encode_pack_header() -> [u8; PACK_HEADER_LEN] {
+/// Returns the first bytes of every pack of that version.
+pub(crate) fn encode_pack_header(version: u32) -> [u8; PACK_HEADER_LEN] {
     let mut hashed = Vec::with_capacity(PACK_HEADER_LEN);
     hashed.extend_from_slice(&HEADER_MAGIC);
-    hashed.extend_from_slice(&PACK_VERSION.to_le_bytes());
+    hashed.extend_from_slice(&version.to_le_bytes());
     hashed.resize(PACK_HEADER_LEN - HASH_LEN, 0);
     hashed.extend_from_slice(blake3::hash(&hashed).as_bytes());
     let mut header = [0; PACK_HEADER_LEN];
@@ -59,11 +62,11 @@ pub(crate) fn encode_pack_header() -> [u8; PACK_HEADER_LEN] {
     header
 }
 
-/// Checks the first bytes of a pack.
-pub(crate) fn check_pack_header(bytes: &[u8; PACK_HEADER_LEN]) -> Result<(), Flaw> {
+/// Checks the first bytes of a pack of that version.
+pub(crate) fn check_pack_header(bytes: &[u8; PACK_HEADER_LEN], version: u32) -> Result<(), Flaw> {
     let mut cursor = Cursor::new(Part::Header, bytes);
     magic_and_version(&mut cursor, HEADER_MAGIC)?;
-    if *bytes != encode_pack_header() {
+    if *bytes != encode_pack_header(version) {
         return Err(cursor.flaw("it is not a pack's header"));
     }
     Ok(())
@@ -94,7 +97,7 @@ impl PackFooter {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(PACK_FOOTER_LEN);
         bytes.extend_from_slice(&FOOTER_MAGIC);
-        bytes.extend_from_slice(&PACK_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.directory_offset.to_le_bytes());
         bytes.extend_from_slice(&self.directory_len().to_le_bytes());
@@ -110,7 +113,7 @@ impl PackFooter {
     /// Decodes the last bytes of a file of `file_len` bytes.
     pub(crate) fn decode(bytes: &[u8], file_len: u64) -> Result<PackFooter, Flaw> {
         let mut cursor = Cursor::new(Part::Footer, bytes);
-        magic_and_version(&mut cursor, FOOTER_MAGIC)?;
+        let version = magic_and_version(&mut cursor, FOOTER_MAGIC)?;
         cursor.zero(4)?;
         let directory_offset = cursor.u64("offset of the directory")?;
         let directory_len = cursor.u64("length of the directory")?;
@@ -124,7 +127,7 @@ impl PackFooter {
         if bytes.get(..FOOTER_HASHED_LEN).map(blake3::hash).is_none_or(|found| *found.as_bytes() != hash) {
             return Err(cursor.flaw("its hash is wrong"));
         }
-        let footer = PackFooter { directory_offset, entries, blocks, id };
+        let footer = PackFooter { version, directory_offset, entries, blocks, id };
         let fits = directory_offset >= PACK_HEADER_LEN as u64 && directory_offset <= file_len;
         if !fits || entries > MAX_ENTRIES || directory_len != footer.directory_len() {
             return Err(cursor.flaw("offset, length and entries of the directory don't agree"));
@@ -163,8 +166,8 @@ impl Entry {
         cursor.zero(ENTRY_LEN - cursor.offset())?;
         cursor.end()?;
         let kind = kind_of(kind).ok_or_else(|| cursor.flaw(format_args!("unknown kind {kind}")))?;
-        let encoding =
-            encoding_of(encoding).ok_or_else(|| cursor.flaw(format_args!("unknown encoding {encoding}")))?;
+        let encoding = encoding_of(encoding, footer.version)
+            .ok_or_else(|| cursor.flaw(format_args!("unknown encoding {encoding}")))?;
         let blocks = decode_blocks(kind, log2, count, first, footer).map_err(|what| cursor.flaw(what))?;
         let entry = Entry { hash, kind, encoding, offset, stored_len, raw_len, blocks };
         entry.check(footer).map_err(|what| cursor.flaw(what))?;
@@ -177,7 +180,7 @@ impl Entry {
             self.offset >= PACK_HEADER_LEN as u64 && end.is_some_and(|end| end <= footer.directory_offset);
         let lengths_agree = match self.encoding {
             Encoding::Raw => self.stored_len == self.raw_len,
-            Encoding::Zstd => self.stored_len < self.raw_len,
+            Encoding::Zstd | Encoding::Lz4 => self.stored_len < self.raw_len,
         };
         let blocks_agree =
             self.blocks.is_none_or(|blocks| u32::from(blocks.count) << blocks.size.log2() == self.raw_len);
@@ -265,13 +268,13 @@ fn decode_blocks(
     Ok(Some(GroupBlocks { size, count, first }))
 }
 
-fn magic_and_version(cursor: &mut Cursor<'_>, magic: [u8; 8]) -> Result<(), Flaw> {
+fn magic_and_version(cursor: &mut Cursor<'_>, magic: [u8; 8]) -> Result<u32, Flaw> {
     if cursor.array::<8>("magic")? != magic {
         return Err(cursor.flaw("the magic is wrong"));
     }
     match cursor.u32("version")? {
-        PACK_VERSION => Ok(()),
         0 => Err(cursor.flaw("version 0")),
+        version @ ..=PACK_VERSION => Ok(version),
         newer => Err(Flaw::Newer(newer)),
     }
 }
@@ -292,9 +295,12 @@ fn encoding_code(encoding: Encoding) -> u8 {
     match encoding {
         Encoding::Raw => 0,
         Encoding::Zstd => 1,
+        Encoding::Lz4 => 2,
     }
 }
 
-fn encoding_of(code: u8) -> Option<Encoding> {
-    [Encoding::Raw, Encoding::Zstd].into_iter().find(|encoding| encoding_code(*encoding) == code)
+fn encoding_of(code: u8, version: u32) -> Option<Encoding> {
+    let known = [Encoding::Raw, Encoding::Zstd, Encoding::Lz4];
+    let found = known.into_iter().find(|encoding| encoding_code(*encoding) == code);
+    found.filter(|encoding| *encoding != Encoding::Lz4 || version >= LZ4_VERSION)
 }

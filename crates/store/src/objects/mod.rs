@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use crate::StoreError;
 use crate::hash::{BlockHash, HASH_LEN, ObjectHash};
 use crate::index::{Index, ObjectPlace};
-use crate::pack::{Decoder, Entry, EntryNo, ObjectKind, PackFile};
+use crate::pack::{Decoder, Encoding, Entry, EntryNo, ObjectKind, PackFile};
 use crate::store::Shared;
 
 /// Bytes of expanded objects that are kept.
@@ -96,10 +96,32 @@ impl Objects {
         kind: ObjectKind,
         raw: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        let mut scratch = self.take_scratch();
-        let read = self.search(hash, kind, |place, pack| scratch.load(place, pack, raw));
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-        read
+        self.with_scratch(|scratch| {
+            self.search(hash, kind, |place, pack| {
+                raw.resize(place.entry.raw_len as usize, 0);
+                scratch.load(place, pack, raw)
+            })
+        })
+    }
+
+    /// Reads an object of just that length into `raw`, past the cache; says whether it has that length.
+    ///
+    /// Where it has not, and after an error, the content of `raw` is not to be used.
+    pub(crate) fn read_exact(
+        &self,
+        hash: &ObjectHash,
+        kind: ObjectKind,
+        raw: &mut [u8],
+    ) -> Result<bool, StoreError> {
+        self.with_scratch(|scratch| {
+            self.search(hash, kind, |place, pack| {
+                let fits = place.entry.raw_len as usize == raw.len();
+                if fits {
+                    scratch.load(place, pack, raw)?;
+                }
+                Ok(fits)
+            })
+        })
     }
 
     /// Returns the hashes of a group's blocks, by slot.
@@ -185,9 +207,12 @@ impl Objects {
         Err(damage.unwrap_or(StoreError::MissingObject { object: *object, kind }))
     }
 
-    fn take_scratch(&self) -> Scratch {
+    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
         let free = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.unwrap_or_else(|| Scratch { decoder: Decoder::new(), payload: Vec::new() })
+        let mut scratch = free.unwrap_or_else(Scratch::new);
+        let done = work(&mut scratch);
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        done
     }
 }
 
@@ -199,7 +224,7 @@ pub(crate) struct Verifier {
 
 impl Verifier {
     pub(crate) fn new() -> Verifier {
-        Verifier { scratch: Scratch { decoder: Decoder::new(), payload: Vec::new() }, raw: Vec::new() }
+        Verifier { scratch: Scratch::new(), raw: Vec::new() }
     }
 
     /// Reads, expands and verifies an object, and returns it as it is stored.
@@ -210,18 +235,29 @@ impl Verifier {
         entry: &Entry,
     ) -> Result<&[u8], StoreError> {
         let place = ObjectPlace { pack: pack.id(), number, entry: *entry };
+        self.raw.resize(entry.raw_len as usize, 0);
         self.scratch.load(place, pack, &mut self.raw)?;
-        Ok(&self.scratch.payload)
+        Ok(if entry.encoding == Encoding::Raw { &self.raw } else { &self.scratch.payload })
     }
 }
 
 impl Scratch {
-    /// Reads, expands and verifies an object.
-    fn load(&mut self, place: ObjectPlace, pack: &PackFile, raw: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn new() -> Scratch {
+        Scratch { decoder: Decoder::new(), payload: Vec::new() }
+    }
+
+    /// Reads, expands and verifies an object; `raw` has its length.
+    fn load(&mut self, place: ObjectPlace, pack: &PackFile, raw: &mut [u8]) -> Result<(), StoreError> {
         let ObjectPlace { pack: pack_id, entry, .. } = place;
-        pack.payload(&entry, &mut self.payload)?;
-        raw.resize(entry.raw_len as usize, 0);
-        let decoded = self.decoder.decode(entry.encoding, &self.payload, raw);
+        let decoded = if entry.encoding == Encoding::Raw {
+            pack.payload(&entry, raw)?;
+            Ok(())
+        } else {
+            // Bounded when the entry was decoded: by the file's length.
+            self.payload.resize(entry.stored_len as usize, 0);
+            pack.payload(&entry, &mut self.payload)?;
+            self.decoder.decode(entry.encoding, &self.payload, raw)
+        };
         let verified = decoded
             .and_then(|()| if ObjectHash::of(raw) == entry.hash { Ok(()) } else { Err("its hash is wrong") });
         verified.map_err(|what| StoreError::DamagedObject {

@@ -100,10 +100,8 @@ impl PackFile {
         Ok(bytes.as_chunks::<HASH_LEN>().0.iter().map(|hash| BlockHash::from_bytes(*hash)).collect())
     }
 
-    /// Reads an object's stored bytes into `payload`, which gets their length. They are not verified here.
-    pub(crate) fn payload(&self, entry: &Entry, payload: &mut Vec<u8>) -> Result<(), StoreError> {
-        // Bounded when the entry was decoded: by the file's length.
-        payload.resize(entry.stored_len as usize, 0);
+    /// Reads an object's stored bytes into `payload`, which is as long as they are. They are not verified here.
+    pub(crate) fn payload(&self, entry: &Entry, payload: &mut [u8]) -> Result<(), StoreError> {
         self.read(entry.offset, payload, Part::Object)
     }
 
@@ -147,7 +145,7 @@ impl PackFile {
     pub(crate) fn check_header(&self) -> Result<(), StoreError> {
         let mut bytes = [0; PACK_HEADER_LEN];
         self.read(0, &mut bytes, Part::Header)?;
-        check_pack_header(&bytes).map_err(|flaw| self.flawed(flaw))
+        check_pack_header(&bytes, self.footer.version).map_err(|flaw| self.flawed(flaw))
     }
 
     fn read(&self, offset: u64, buf: &mut [u8], what: Part) -> Result<(), StoreError> {

@@ -45,6 +45,8 @@ pub(crate) enum Encoding {
     Raw,
     /// As one zstd frame.
     Zstd,
+    /// As one LZ4 block.
+    Lz4,
 }
 
 /// Number of an object in its pack, below 2^24.

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind, pack_name};
 use crate::StoreError;
 use crate::block::BlockSize;
-use crate::format::pack::{Directory, MAX_ENTRIES, PACK_HEADER_LEN, PackFooter, encode_pack_header};
+use crate::format::pack::{
+    Directory, MAX_ENTRIES, PACK_HEADER_LEN, PACK_VERSION, PackFooter, encode_pack_header,
+};
 use crate::hash::{BlockHash, ObjectHash, PackId};
 use crate::storage::StorageFile;
 use crate::store::Shared;
@@ -83,7 +85,7 @@ impl PackWriter {
         let state = State { directory: Directory::default(), end: PACK_HEADER_LEN as u64, written_back: 0 };
         let part = part.to_owned();
         let writer = PackWriter { shared, part, file, state: Mutex::new(state), is_finished: false };
-        writer.write(0, &encode_pack_header())?;
+        writer.write(0, &encode_pack_header(PACK_VERSION))?;
         Ok(writer)
     }
 
@@ -142,7 +144,7 @@ impl PackWriter {
         let (entries, blocks) = (count(directory.entries.len()), count(directory.blocks.len()));
         drop(directory);
         let id = PackId::of(&tail);
-        let footer = PackFooter { directory_offset: end, entries, blocks, id };
+        let footer = PackFooter { version: PACK_VERSION, directory_offset: end, entries, blocks, id };
         tail.extend_from_slice(&footer.encode());
         self.write(end, &tail)?;
         self.file.sync().map_err(|error| self.shared.write_failed("sync", &self.part, error))?;

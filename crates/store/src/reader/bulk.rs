@@ -118,6 +118,11 @@ impl ImageReader {
         for same in places.chunk_by(|one, next| one.0 == next.0) {
             let Some((number, ..)) = same.first() else { continue };
             let number = usize::from(*number);
+            if let Some(range) = whole(leaf, same)
+                && self.objects.read_exact(&leaf.groups[number], ObjectKind::Group, &mut data[range])?
+            {
+                continue;
+            }
             self.objects.read_into(&leaf.groups[number], ObjectKind::Group, group)?;
             for (_, at, offset) in same {
                 let run = &leaf.runs[*at];
@@ -128,6 +133,22 @@ impl ImageReader {
         }
         Ok(())
     }
+}
+
+/// Returns where the blocks of a group go, if they go there one after the other from the first one on: then a group that
+/// has no more of them can be expanded right there. `places` are all runs of one group: group, run and where it goes.
+fn whole(leaf: &Leaf, places: &[(u16, usize, usize)]) -> Option<Range<usize>> {
+    let size = leaf.block_size.bytes();
+    let start = places.first()?.2;
+    let mut blocks = 0;
+    for (_, at, offset) in places {
+        let run = &leaf.runs[*at];
+        if usize::from(run.slot) != blocks || *offset != start + blocks * size {
+            return None;
+        }
+        blocks += usize::from(run.count);
+    }
+    Some(start..start + blocks * size)
 }
 
 /// Returns the leaves that cover any of `blocks`.

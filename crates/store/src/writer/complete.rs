@@ -10,7 +10,7 @@ use crate::format::image::SpaceEntry;
 use crate::format::node::Leaf;
 use crate::hash::ObjectHash;
 use crate::objects::Objects;
-use crate::pack::{Encoder, NewObject, ObjectKind};
+use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
 use crate::tree::{self, LeafRef};
 use crate::{BlockSize, StoreError};
 
@@ -38,7 +38,7 @@ impl ObjectSink {
         if self.stored.contains(&hash) || is_stored(&work.objects, &hash, kind)? {
             return Ok(hash);
         }
-        let (encoding, payload) = self.encoder.encode(raw);
+        let (encoding, payload) = self.encoder.encode(Encoding::Zstd, raw);
         // Nodes and blobs have at most 1 MiB.
         let raw_len = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         work.packs.append(NewObject { hash, kind, encoding, raw_len, payload, blocks: None })?;

@@ -19,7 +19,7 @@ use super::reorder::{Placed, Reorder};
 use super::seen::Seen;
 use crate::hash::{BlockHash, ObjectHash};
 use crate::objects::Objects;
-use crate::pack::{Encoder, NewObject, ObjectKind};
+use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
 use crate::tree;
 use crate::{BlockSize, StoreError};
 
@@ -203,7 +203,12 @@ impl Worker {
         }
         let Some(number) = group.number.take() else { return Ok(()) };
         let hash = ObjectHash::of(&group.data);
-        let (encoding, payload) = self.encoder.encode(&group.data);
+        // A guest may wait for its pages, nobody for disks that are archived.
+        let encoding = match size {
+            BlockSize::Page4K => Encoding::Lz4,
+            BlockSize::Block64K => Encoding::Zstd,
+        };
+        let (encoding, payload) = self.encoder.encode(encoding, &group.data);
         let pack = self.work.packs.append(NewObject {
             hash,
             kind: ObjectKind::Group,

@@ -1,7 +1,7 @@
-//! Stores as they were written: one of this format version, and one for each kind of damage.
+//! Stores as they were written: one of each version of packs, and one for each kind of damage.
 //!
 //! Each folder of `tests/data/stores` is a whole store with two images that share pages. To write those of this version anew
-//! after a change of the format, run the tests with `VMREWIND_WRITE_FIXTURES=1`; those of released versions stay.
+//! after a change of the format, run the tests with `VMREWIND_WRITE_FIXTURES=1`; those of earlier versions stay.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -114,9 +114,9 @@ fn write_all() {
     write(&store, &id("1"), None, 0..8).expect("written");
     write(&store, &id("2"), Some(&id("1")), (0..7).chain([100])).expect("written");
     assert_eq!(files(folder.path(), "part"), [] as [PathBuf; 0], "all is complete");
-    copy(folder.path(), &stores().join("v1"));
+    copy(folder.path(), &stores().join("v2"));
     for case in &CASES {
-        let to = stores().join(format!("v1-{}", case.name));
+        let to = stores().join(format!("v2-{}", case.name));
         copy(folder.path(), &to);
         (case.spoil)(&to);
     }
@@ -131,24 +131,29 @@ fn examine(name: &str) -> (tempfile::TempDir, CheckReport) {
     (folder, report.expect("checked"))
 }
 
-// A store that was written once must stay readable by every later program.
+// A store that was written once must stay readable by every later program, also together with what that one adds.
 #[test]
-fn a_store_of_this_version_is_read() {
+fn a_store_of_any_version_is_read_and_written_on() {
     if std::env::var_os("VMREWIND_WRITE_FIXTURES").is_some() {
         write_all();
     }
-    let (folder, report) = examine("v1");
-    assert!(report.damage.is_empty(), "{report:?}");
-    let store = open(DirStorage::new(folder.path()).expect("a folder"));
-    check(&store, &id("1"), 0..8);
-    check(&store, &id("2"), (0..7).chain([100]));
+    for version in ["v1", "v2"] {
+        let (folder, report) = examine(version);
+        assert!(report.damage.is_empty(), "{version}: {report:?}");
+        let store = open(DirStorage::new(folder.path()).expect("a folder"));
+        let next = (0..7).chain([100, 200]);
+        write(&store, &id("3"), Some(&id("2")), next.clone()).expect("written");
+        check(&store, &id("1"), 0..8);
+        check(&store, &id("2"), (0..7).chain([100]));
+        check(&store, &id("3"), next);
+    }
 }
 
 // Each kind of damage is reported as what it is, with the images that it touches and no others.
 #[test]
 fn each_kind_of_damage_is_reported_as_what_it_is() {
     for case in &CASES {
-        let (folder, report) = examine(&format!("v1-{}", case.name));
+        let (folder, report) = examine(&format!("v2-{}", case.name));
         let messages: Vec<String> = report.damage.iter().map(|damage| damage.error.to_string()).collect();
         let says = messages.iter().any(|message| message.contains(case.says));
         assert!(says || (case.says.is_empty() && messages.is_empty()), "{}: {messages:?}", case.name);

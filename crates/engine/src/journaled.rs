@@ -125,6 +125,14 @@ impl Ledger<'_> {
         if let Some(image) = &plan.image {
             remove_image(self.store, image)?;
         }
+        let dropped: Vec<Overlay> =
+            plan.overlays.iter().filter(|overlay| !kept.contains(overlay)).cloned().collect();
+        if kept.is_empty() {
+            // Nothing is to be decided, so nothing is written: on a full disk that might fail.
+            self.remove_layers(&dropped)?;
+            self.sweep_store()?;
+            return Journal::clear(self.folder);
+        }
         let mut record = VmRecord::read(self.folder)?;
         for overlay in &kept {
             if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk)
@@ -133,7 +141,6 @@ impl Ledger<'_> {
                 disk.push_active(overlay.layer.clone(), overlay.parent.clone());
             }
         }
-        let dropped = plan.overlays.iter().filter(|overlay| !kept.contains(overlay)).cloned().collect();
         self.commit(operation, &RedoPlan { remove_layers: dropped, ..RedoPlan::of(record) })
     }
 
@@ -193,16 +200,24 @@ impl Ledger<'_> {
         }
         sync_dir(&self.folder.snapshots())?;
         self.host.reached("manifests-removed");
-        for layer in &plan.remove_layers {
-            remove_file(&self.folder.layer(&layer.disk, &layer.layer))?;
-            sync_dir(&self.folder.disk(&layer.disk))?;
-        }
+        self.remove_layers(&plan.remove_layers)?;
         self.host.reached("layers-removed");
         for image in &plan.remove_images {
             remove_image(self.store, image)?;
         }
-        self.store.sweep(|_| false).map_err(|error| store_error("cannot tidy the store up", error))?;
+        self.sweep_store()
+    }
+
+    fn remove_layers(&self, layers: &[Overlay]) -> Result<()> {
+        for layer in layers {
+            remove_file(&self.folder.layer(&layer.disk, &layer.layer))?;
+            sync_dir(&self.folder.disk(&layer.disk))?;
+        }
         Ok(())
+    }
+
+    fn sweep_store(&self) -> Result<()> {
+        self.store.sweep(|_| false).map(drop).map_err(|error| store_error("cannot tidy the store up", error))
     }
 
     /// Makes the layers that new manifests name durable, before the journal promises them.

@@ -1,4 +1,4 @@
-//! What goes wrong: bases that were changed, a disk that fills up, commands in each other's way, damage.
+//! What goes wrong: bases that were changed, commands in each other's way, damage.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -7,13 +7,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vmrewind_testkit::guest::{DiskKind, Mix};
+use vmrewind_testkit::guest::DiskKind;
 use vmrewind_testkit::rig::Action::{Damage, Restore, Snapshot, Start, Stop, Unplug, Verify};
 use vmrewind_testkit::rig::{Background, Guest, GuestSpec, Rig};
 
-use crate::{assert_says, is_root, rig};
+use crate::{assert_says, rig};
 
-const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// Guards against building on a base that is not what it was: nothing is done, and what runs goes on.
 #[test]
@@ -61,132 +61,14 @@ fn a_changed_base_is_noticed_before_anything_is_done() {
     guest.play(&[Start, Snapshot("two"), Restore("one"), Stop]);
 }
 
-/// A small file system in memory, for as long as this lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn new(folder: &Path, size_mib: u32) -> Self {
-        fs::create_dir(folder).unwrap();
-        let size = format!("size={size_mib}m");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "rig"]).arg(folder).status();
-        assert!(mount.unwrap().success());
-        Self(folder.to_owned())
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.0).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Takes all space but this; gives the file that is to be removed to free it.
-    fn fill(&self, leave_bytes: u64) -> PathBuf {
-        let path = self.0.join("ballast");
-        let file = File::create(&path).unwrap();
-        let mut taken = 0;
-        // By halves: whoever writes at the same time would make one large step fail.
-        while let Some(step @ 1..) = self.free_bytes().checked_sub(leave_bytes).map(|free| free.div_ceil(2)) {
-            let flags = rustix::fs::FallocateFlags::empty();
-            if rustix::fs::fallocate(&file, flags, taken, step.next_multiple_of(4096)).is_ok() {
-                taken += step.next_multiple_of(4096);
-            }
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a test that fails can leave files open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Guards a full disk: foreseen or not, the capture fails, nothing is left of it, and the guest does not notice.
-#[test]
-fn a_disk_that_fills_up_costs_only_the_snapshot() {
-    if !is_root("a small file system") {
-        return;
-    }
-    let folder = tempfile::Builder::new().prefix("rig-").tempdir().unwrap();
-    let small = SmallDisk::new(&folder.path().join("small"), 1000);
-    let rig = Rig::with_root(Path::new(env!("CARGO_BIN_EXE_vmrewind")), &small.0.join("root"));
-    // The disks hardly write: a guest that meets a full disk itself is another matter.
-    let guest =
-        rig.guest(GuestSpec::new("full").disk("disk.qcow2", "qcow2", DiskKind::Virtio).with(|options| {
-            options.memory_mib = 512;
-            options.fill_mib = 320;
-            options.mix = Mix::Random;
-            options.disk_ms = 3_600_000;
-        }));
-    guest.ask("sync", "SYNCED");
-    let before = names(&rig);
-
-    let ballast = small.fill(24 << 20);
-    let error = rig.run_fails(&["snapshot", "create", "full", "foreseen"], 1);
-    assert_says(&error, "not enough space");
-    unharmed(&guest, &before);
-    fs::remove_file(&ballast).unwrap();
-
-    let command = rig.spawn(&["snapshot", "create", "full", "unforeseen", "--json"]);
-    wait_until("the image is begun", || data_begun(&rig));
-    let ballast = small.fill(0);
-    let run = command.wait(SOON);
-    assert_eq!(run.status, 1, "{run}");
-    assert_says(&run.error(), "space");
-    unharmed(&guest, &before);
-    fs::remove_file(&ballast).unwrap();
-
-    guest.play(&[Snapshot("one"), Damage, Restore("one"), Unplug]);
-}
-
-/// Guards a full disk where clones are to share memory: nothing is made, and what needs less room can be.
-#[test]
-fn a_disk_without_room_for_a_memory_file_makes_no_clone() {
-    if !is_root("a small file system") {
-        return;
-    }
-    let folder = tempfile::Builder::new().prefix("rig-").tempdir().unwrap();
-    let small = SmallDisk::new(&folder.path().join("small"), 1000);
-    let rig = Rig::with_root(Path::new(env!("CARGO_BIN_EXE_vmrewind")), &small.0.join("root"));
-    let guest =
-        rig.guest(GuestSpec::new("full").disk("disk.qcow2", "qcow2", DiskKind::Virtio).with(|options| {
-            options.fill_mib = 128;
-            options.mix = Mix::Random;
-            options.disk_ms = 3_600_000;
-        }));
-    guest.play(&[Snapshot("one")]);
-    let before = names(&rig);
-    let ballast = small.fill(100 << 20);
-    let error = rig.run_fails(&["vm", "clone", "full@one", "c", "--count", "2", "--start"], 1);
-    assert_says(&error, "memory file");
-    assert_says(&error, "--cold");
-    guest.runs();
-    let after = names(&rig);
-    assert_eq!(
-        after.iter().filter(|path| !before.contains(path)).collect::<Vec<_>>(),
-        Vec::<&PathBuf>::new()
-    );
-    rig.run_ok(&["vm", "clone", "full@one", "booted", "--cold"]);
-    fs::remove_file(&ballast).unwrap();
-    let (clone, _) = guest.clone_as("one", "c", &["--start"]);
-    clone.play(&[Verify, Unplug]);
-    guest.play(&[Verify, Unplug]);
-}
-
 /// All files but the store's lock, which the first capture makes.
-fn names(rig: &Rig) -> Vec<PathBuf> {
+pub(crate) fn names(rig: &Rig) -> Vec<PathBuf> {
     rig.files().into_iter().map(|(path, _)| path).filter(|path| !path.ends_with("store/lock")).collect()
-}
-
-/// Whether memory has come to the store.
-fn data_begun(rig: &Rig) -> bool {
-    let store = rig.root().join("store");
-    rig.files().iter().any(|(path, bytes)| path.starts_with(&store) && *bytes > 1 << 20)
 }
 
 /// The guest runs, is right, and nothing is left of what failed.
 #[track_caller]
-fn unharmed(guest: &Guest<'_>, before: &[PathBuf]) {
+pub(crate) fn unharmed(guest: &Guest<'_>, before: &[PathBuf]) {
     guest.runs();
     assert_eq!(guest.state(), "running");
     guest.verify_ok();
@@ -196,7 +78,7 @@ fn unharmed(guest: &Guest<'_>, before: &[PathBuf]) {
 }
 
 #[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");

@@ -111,7 +111,7 @@ fn servers(rig: &Rig, vm: &str) -> Vec<u32> {
     pids.filter_map(|process| process["pid"].as_u64()?.try_into().ok()).collect()
 }
 
-fn signal_servers(rig: &Rig, vm: &str, signal: &str) {
+pub(crate) fn signal_servers(rig: &Rig, vm: &str, signal: &str) {
     for pid in servers(rig, vm) {
         let _ = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
     }

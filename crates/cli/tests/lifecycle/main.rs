@@ -9,6 +9,8 @@ mod clock;
 mod clones;
 mod failures;
 mod forward_and_back;
+mod full_disk;
+mod generations;
 mod grades;
 mod guard;
 mod layers;

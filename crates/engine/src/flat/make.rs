@@ -17,7 +17,7 @@ use crate::images::{image_id, store_error};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::replay::feed::{Feed, fresh_memory};
-use crate::root::file::{io_error, remove_file, write_json};
+use crate::root::file::{free_bytes, io_error, remove_file, write_json};
 use crate::vm::process::boot_id;
 
 /// What must stay free on the file system besides the file.
@@ -100,8 +100,7 @@ fn create(path: &Path) -> Result<File> {
 
 /// Fails early where the file system has no room for so much data.
 fn check_space(folder: &Path, data_bytes: u64) -> Result<()> {
-    let Ok(found) = rustix::fs::statvfs(folder) else { return Ok(()) };
-    let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+    let Some(free_bytes) = free_bytes(folder) else { return Ok(()) };
     let needed_bytes = data_bytes.saturating_add(SPARE_BYTES);
     if free_bytes >= needed_bytes {
         return Ok(());

@@ -6,7 +6,10 @@ use crate::layers::qcow2;
 use crate::record::journal::Overlay;
 use crate::record::vm::{BaseLayer, DiskRecord};
 use crate::root::VmFolder;
-use crate::root::file::{make_dir, remove_file, sync_dir};
+use crate::root::file::{free_bytes, make_dir, remove_file, sync_dir};
+
+/// What new layers and the VM's records take at most, for any common number and size of disks.
+const ROOM_BYTES: u64 = 2 << 20;
 
 /// Makes the file of a delta of `disk`, empty and durable when it returns.
 ///
@@ -30,6 +33,19 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
         })
         .map_err(|error| error.while_doing(format!("cannot make a new layer for disk '{}'", disk.name)))?;
     sync_dir(&directory)
+}
+
+/// Fails where there is no room for new layers: before a running guest is given up for them.
+pub(crate) fn check_room(folder: &VmFolder) -> Result<()> {
+    match free_bytes(folder.path()) {
+        Some(free) if free < ROOM_BYTES => Err(Error::failed(format!(
+            "not enough space for new layers: {} KiB are needed, {} KiB are free",
+            ROOM_BYTES >> 10,
+            free >> 10
+        ))
+        .hint("free some space on the root's file system, then try again")),
+        _ => Ok(()),
+    }
 }
 
 /// The size that the guest sees: the parent's own, since a disk can have been grown after it was taken over.

@@ -118,6 +118,7 @@ impl Engine {
         let mut snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
         snapshot.hardware = identity::renewed(&self.host, &snapshot.hardware)?;
         base::check_all_unchanged(&held.record)?;
+        overlay::check_room(&held.folder)?;
         let mut overlays = Vec::new();
         for frozen in &snapshot.disks {
             let doing = || format!("snapshot '{}' can't be restored", snapshot.name);

@@ -94,6 +94,12 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
         .map_err(|error| io_error(&format!("cannot sync folder '{}'", path.display()), error))
 }
 
+/// How much can still be written in a folder; nothing where the file system does not say.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Makes a folder and those above it, each entry durable; only the user gets in, for guests' data is in them.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
     if path.is_dir() {

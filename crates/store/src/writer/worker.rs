@@ -37,9 +37,15 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Gives the image up; the first error is the one that is told.
+    /// Gives the image up; the first error that says what happened is the one that is told.
     pub(super) fn fail(&self, error: StoreError) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        let mut told = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread can find the store latched before the one that met the failure has come here.
+        *told = Some(match told.take() {
+            Some(first) => super::prefer(first, Some(error)),
+            None => error,
+        });
+        drop(told);
         self.stop();
     }
 

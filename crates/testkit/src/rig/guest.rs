@@ -149,13 +149,20 @@ impl<'r> Guest<'r> {
     pub(super) fn booted(&self, before: Before) -> Option<u64> {
         let first = self.first_tick_after(before, BOOT);
         assert!(first.tick <= 2, "a booted guest counts from 1, and this is {first:?}");
-        let line = must("ask the guest", self.console.ask("ready", "READY ", ANSWER));
-        let ready = crate::report::Ready::parse(&line).unwrap_or_else(|| panic!("no such answer: {line}"));
-        self.sum.replace(ready.sum);
+        let found = self.ready();
         // Before its first round a disk has no counter yet that a snapshot could be judged by.
         while !self.bases.is_empty()
             && must("see a tick", self.console.wait_tick(self.console.mark(), ANSWER)).done == 0
         {}
+        found
+    }
+
+    /// Asks what the guest's memory is from now on to be judged by, and what it found on its first disk.
+    #[track_caller]
+    pub(super) fn ready(&self) -> Option<u64> {
+        let line = self.ask("ready", "READY ");
+        let ready = crate::report::Ready::parse(&line).unwrap_or_else(|| panic!("no such answer: {line}"));
+        self.sum.replace(ready.sum);
         ready.found
     }
 

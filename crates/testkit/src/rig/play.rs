@@ -20,6 +20,8 @@ pub enum Action<'a> {
     RestoreCold(&'a str),
     /// The guest destroys its memory and its disks, and notices that.
     Damage,
+    /// The guest changes about so many percent of its checksummed memory, as work does.
+    Churn(u32),
     /// The guest writes a file on its first disk.
     Write(&'a str, &'a str),
     /// The guest finds this in such a file.
@@ -65,6 +67,10 @@ impl Guest<'_> {
                 assert_eq!(self.ask("damage", "DAMAGE"), "DAMAGED");
                 let verify = must("have the guest check itself", self.console.verify(super::guest::ANSWER));
                 assert!(!verify.ok && !verify.big_ok, "damage is not noticed: {}", verify.line);
+            }
+            Action::Churn(percent) => {
+                self.ask(&format!("churn {percent}"), "CHURNED");
+                self.ready();
             }
             Action::Write(name, words) => {
                 let answer = self.ask(&format!("write {name} {words}"), "WR");

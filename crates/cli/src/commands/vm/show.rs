@@ -36,6 +36,7 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("name", view.name.clone()),
         ("state", format!("{}{pid}", view.state)),
+        ("why", why(&view.state).to_owned()),
         ("memory to come", view.restore.as_ref().map(coming).unwrap_or_default()),
         ("failure", view.failure.as_ref().map(failed).unwrap_or_default()),
         ("operation", view.operation.clone().unwrap_or_default()),
@@ -58,6 +59,17 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
     lines.push(("command", shell_words(&view.command_line)));
     lines.retain(|(_, value)| !value.is_empty());
     lines
+}
+
+/// What a state of trouble means, and what helps.
+fn why(state: &str) -> &'static str {
+    match state {
+        "io-error" => {
+            "the guest stands still, since a disk can't be written or read: is a file system full? \
+             Then free space, and let it go on with `cont` on the qmp socket, or restore a snapshot"
+        }
+        _ => "",
+    }
 }
 
 fn origin(origin: &OriginView) -> String {

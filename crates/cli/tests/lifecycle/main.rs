@@ -18,6 +18,7 @@ mod lazy;
 mod machines;
 mod methods;
 mod nodes;
+mod refused;
 mod store;
 mod written;
 

@@ -9,6 +9,8 @@ use crate::error::Result;
 /// What a test wants of a guest; start from [`Default`] and change what matters to the test.
 #[derive(Debug, Clone)]
 pub struct GuestOptions {
+    /// The QEMU program, or one that takes its place.
+    pub program: String,
     /// RAM, MiB.
     pub memory_mib: u32,
     /// Virtual CPUs.
@@ -44,6 +46,7 @@ pub struct GuestOptions {
 impl Default for GuestOptions {
     fn default() -> Self {
         Self {
+            program: "qemu-system-x86_64".into(),
             memory_mib: 256,
             cpus: 1,
             machine: "q35".into(),
@@ -144,7 +147,7 @@ impl DiskArg {
 /// that comes out of it is also in `{run}/console.log`. There is no QMP socket: whoever starts QEMU adds its own.
 pub fn command_line(options: &GuestOptions) -> Result<Vec<String>> {
     let image = if options.agent == Agent::Running { GuestImage::with_agent()? } else { GuestImage::get()? };
-    let mut line = vec!["qemu-system-x86_64".to_owned()];
+    let mut line = vec![options.program.clone()];
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
     add("-machine", options.machine.clone());
     add("-accel", "tcg".into());

@@ -122,3 +122,64 @@ fn qemu_killed_in_a_first_start() {
     rig.run_ok(&["vm", "start", "c"]);
     clone.check_warm(&parent, "base").stop();
 }
+
+/// SIGKILL of one QEMU while several clones start: the result says which one is not there, the others run, and it can be
+/// started again.
+#[test]
+fn one_of_several_first_starts_is_lost() {
+    let rig = rig();
+    let parent = rig.guest(small("vm"));
+    parent.snapshot("base", &[]);
+    parent.stop();
+    let names = ["c-1", "c-2", "c-3"];
+    let clones = names.map(|name| parent.expect_clone("base", name));
+    let clone = ["--json", "vm", "clone", "vm@base", "c", "--count", "3", "--start"];
+    let stopped = rig.stop_at("qemu-started", &clone);
+    kill(rig.qemu_pids()[0]);
+    let run = stopped.go_on(PATIENCE);
+    assert_eq!(run.status, 3, "{run}");
+    let made = run.json()["clones"].as_array().cloned().unwrap_or_default();
+    let lost: Vec<&str> = made
+        .iter()
+        .filter(|made| !made["error"].is_null())
+        .filter_map(|made| made["name"].as_str())
+        .collect();
+    let [lost] = lost[..] else { panic!("one is lost: {run}") };
+    let view = rig.run_json(&["vm", "show", lost]);
+    assert_eq!((&view["state"], &view["next_start"]), (&"stopped".into(), &"warm".into()), "{view}");
+    rig.run_ok(&["vm", "start", lost]);
+    for clone in clones {
+        clone.check_warm(&parent, "base").stop();
+    }
+}
+
+/// A memory file that somebody changed: clones that run on it go on, no other one is started on it and it is said why;
+/// and where nobody uses it any more it is made again.
+#[test]
+fn a_spoilt_memory_file() {
+    let rig = rig();
+    let parent = rig.guest(small("vm"));
+    parent.snapshot("base", &[]);
+    parent.stop();
+    let (running, _) = parent.clone_as("base", "running", &["--start"]);
+    rig.run_ok(&["vm", "clone", "vm@base", "c"]);
+    let flat = fs::read_dir(rig.root().join("flat")).expect("a clone runs").flatten().next();
+    let ram = flat.expect("it has its memory from here").path().join("ram");
+    let bytes = fs::metadata(&ram).expect("it is there").len();
+    let refused = || {
+        let words = rig.run_fails(&["vm", "start", "c"], 1).to_string();
+        assert!(words.contains("memory file") && words.contains("stop the clones"), "{words}");
+    };
+    // The clone that runs keeps the file it has.
+    fs::remove_file(&ram).expect("it is ours");
+    refused();
+    File::create(&ram).and_then(|file| file.set_len(bytes / 2)).expect("it is ours");
+    refused();
+    running.verify_ok();
+    assert_eq!(rig.run_json(&["vm", "show", "c"])["next_start"], "warm");
+    kill(rig.qemu_pids()[0]);
+    let clone = parent.expect_clone("base", "c");
+    while !rig.qemu_pids().is_empty() {}
+    rig.run_ok(&["vm", "start", "c"]);
+    clone.check_warm(&parent, "base").stop();
+}

@@ -15,7 +15,7 @@ mod make;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -32,6 +32,9 @@ use crate::vm::process::boot_id;
 
 /// The first QEMU that maps a file for reading and lets the guest write to private pages.
 const FIRST_QEMU: (u32, u32) = (8, 2);
+
+/// How long others may hold a lock to look whether there is a good file.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A memory file that nobody removes as long as this, or a QEMU that inherited it, lives.
 #[derive(Debug)]
@@ -53,6 +56,14 @@ struct Note {
     block: String,
     /// Its length.
     bytes: u64,
+}
+
+impl Note {
+    /// Whether the files are there, and the memory of its length. What is in them is trusted, as memory is.
+    fn fits(&self, folder: &Path) -> bool {
+        let bytes = |name: &str| fs::metadata(folder.join(name)).map(|found| found.len()).ok();
+        bytes("ram") == Some(self.bytes) && bytes("state").is_some_and(|bytes| bytes > 0)
+    }
 }
 
 /// Why clones of a snapshot can't share its memory.
@@ -85,7 +96,7 @@ impl Flat {
         let Some(lock) = lock_file(folder, FlockOperation::NonBlockingLockShared)? else { return Ok(None) };
         // A note that can't be read is as good as none.
         let note = read_json::<Note>(&folder.join("flat.json"), RECORD_VERSION).ok().flatten();
-        let note = note.filter(|note| note.image == image && note.boot == boot_id());
+        let note = note.filter(|note| note.image == image && note.boot == boot_id() && note.fits(folder));
         Ok(note.map(|note| Self { folder: folder.to_owned(), note, lock }))
     }
 }
@@ -117,6 +128,7 @@ impl Engine {
             return Ok(Err(why));
         }
         let folder = self.root.flat().join(image);
+        let mut in_use_since = None;
         loop {
             self.check_cancel("waiting for a memory file")?;
             if let Some(flat) = Flat::open(&folder, image)? {
@@ -141,8 +153,19 @@ impl Engine {
                         return Ok(Err(why));
                     }
                 }
+                // Others look at it for a moment; a QEMU uses it for as long as it lives.
+                None if in_use(&folder)? => {
+                    let since = *in_use_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > LOOK_PATIENCE {
+                        return Err(spoilt(&folder));
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 // Another command makes it.
-                None => std::thread::sleep(Duration::from_millis(5)),
+                None => {
+                    in_use_since = None;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         }
     }
@@ -162,6 +185,20 @@ impl Engine {
             drop(lock);
         }
     }
+}
+
+/// Whether others use a memory file as it is, rather than make it.
+fn in_use(folder: &Path) -> Result<bool> {
+    Ok(lock_file(folder, FlockOperation::NonBlockingLockShared)?.is_some())
+}
+
+/// A file that others map is not there any more as it was made, so it can neither be used nor made again.
+fn spoilt(folder: &Path) -> Error {
+    Error::failed(format!(
+        "the memory file in '{}' was changed or removed while clones run on it",
+        folder.display()
+    ))
+    .hint("stop the clones that were started from this snapshot; the next start makes the file again")
 }
 
 /// Whether a QEMU of that version can share memory files.

@@ -38,6 +38,10 @@ fn answer(guest: &Guest, line: &str) -> String {
         ["damage"] => damage(guest),
         ["uptime"] => format!("UPTIME {}", first_word_of("/proc/uptime")),
         ["cpus"] => format!("CPUS {}", std::thread::available_parallelism().map_or(0, usize::from)),
+        ["cable"] => {
+            power::busybox(&["ip", "link", "set", "eth0", "up"]);
+            format!("CABLE {}", first_word_of("/sys/class/net/eth0/carrier"))
+        }
         ["id"] => format!("ID {}", first_word_of("/proc/sys/kernel/random/boot_id")),
         ["clock"] => format!("CLOCK {}", milliseconds_since_1970()),
         ["churn", percent] => {

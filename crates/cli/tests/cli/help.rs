@@ -13,6 +13,7 @@ const COMMANDS: &[&str] = &[
     "vm list",
     "vm show",
     "vm delete",
+    "vm link",
     "vm console",
     "snapshot",
     "snapshot create",

@@ -15,6 +15,7 @@ mod grades;
 mod guard;
 mod layers;
 mod lazy;
+mod links;
 mod machines;
 mod methods;
 mod nodes;

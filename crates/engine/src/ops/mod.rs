@@ -18,6 +18,7 @@ pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_first_start;
+pub(crate) mod vm_link;
 pub(crate) mod vm_list;
 pub(crate) mod vm_start;
 pub(crate) mod vm_stop;

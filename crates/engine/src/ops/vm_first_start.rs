@@ -165,7 +165,7 @@ fn notes(links_down: &[String], not_shared: Option<NotShared>) -> Vec<String> {
     let mut notes = Vec::new();
     if !links_down.is_empty() {
         notes.push(format!(
-            "network links are unplugged until `set_link` on the QMP socket plugs them: {}",
+            "network links are unplugged until `vmrewind vm link NAME up` plugs them: {}",
             links_down.join(", ")
         ));
     }

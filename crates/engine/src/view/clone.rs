@@ -87,7 +87,7 @@ pub struct CloneView {
     pub qmp: Option<PathBuf>,
     /// Its folder of sockets and logs.
     pub run: PathBuf,
-    /// Network devices whose link is unplugged: `set_link` plugs them.
+    /// Network devices whose link is unplugged: `vm link NAME up` plugs them.
     pub links_down: Vec<String>,
     /// From the start of QEMU to the guest running, in milliseconds; null where it does not run.
     pub start_ms: Option<f64>,

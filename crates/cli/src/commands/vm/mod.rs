@@ -4,6 +4,7 @@ pub(crate) mod clone;
 pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod link;
 pub(crate) mod list;
 pub(crate) mod show;
 pub(crate) mod start;
@@ -34,6 +35,8 @@ pub(crate) enum VmCommand {
     /// Delete a VM and its snapshots, but not its base images
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArguments),
+    /// Plug or unplug the network cables of a running VM
+    Link(link::LinkArguments),
     /// Use the serial console of a VM
     Console(console::ConsoleArguments),
 }
@@ -51,6 +54,7 @@ pub(crate) fn run(session: &Session, command: VmCommand) -> Result<(), CommandEr
         VmCommand::List(_) => list::run(session),
         VmCommand::Show(arguments) => show::run(session, &arguments),
         VmCommand::Delete(arguments) => delete::run(session, &arguments),
+        VmCommand::Link(arguments) => link::run(session, &arguments),
         VmCommand::Console(arguments) => console::run(session, &arguments),
     }
 }

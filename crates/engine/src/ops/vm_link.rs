@@ -1,0 +1,63 @@
+//! Plugs and unplugs the network cables of a running VM.
+
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ids::VmName;
+use crate::monitor::Monitor;
+use crate::vm::process::Process;
+use crate::vm::run_folder::socket;
+
+/// What is to be done to which cables.
+#[derive(Debug, Clone)]
+pub struct VmLink {
+    /// Plugged, or unplugged.
+    pub up: bool,
+    /// The network device; all of the VM's where none is named.
+    pub nic: Option<String>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkView {
+    /// The VM.
+    pub vm: String,
+    /// `up` or `down`.
+    pub link: &'static str,
+    /// The network devices that are so now.
+    pub nics: Vec<String>,
+}
+
+impl Engine {
+    /// Plugs or unplugs cables of a running VM: what its guest sees, not what its host is connected to.
+    ///
+    /// # Errors
+    /// `Refused` where the VM does not run or has no such device; `Failed` where QEMU does not do it.
+    pub fn vm_link(&self, name: &VmName, how: &VmLink) -> Result<LinkView> {
+        let held = self.hold_vm(name)?;
+        let Some(process) = Process::find(&held.folder)? else {
+            return Err(Error::refused(format!("VM '{name}' does not run"))
+                .hint("its cables are plugged when it boots; only a running VM's can be changed"));
+        };
+        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+        let nics = chosen(name, monitor.network_devices()?, how.nic.as_deref())?;
+        for nic in &nics {
+            monitor.set_link(nic, how.up)?;
+        }
+        Ok(LinkView { vm: name.to_string(), link: if how.up { "up" } else { "down" }, nics })
+    }
+}
+
+/// The named one of a VM's devices, or all.
+fn chosen(name: &VmName, all: Vec<String>, wanted: Option<&str>) -> Result<Vec<String>> {
+    if all.is_empty() {
+        return Err(Error::refused(format!("VM '{name}' has no network device")));
+    }
+    let Some(wanted) = wanted else { return Ok(all) };
+    if all.iter().any(|nic| nic == wanted) {
+        return Ok(vec![wanted.to_owned()]);
+    }
+    Err(Error::refused(format!("VM '{name}' has no network device '{wanted}'"))
+        .hint(format!("it has: {}", all.join(", "))))
+}

@@ -16,6 +16,7 @@ mod images;
 mod reading;
 mod sample;
 mod text;
+mod worn;
 
 use std::path::Path;
 
@@ -35,6 +36,9 @@ pub(crate) use self::text::markdown;
 /// What of a guest's memory its workload fills, in percent: the rest is the guest's kernel, and free.
 const FILLED_PERCENT: u32 = 65;
 
+/// Most of a guest's data whose image goes through many generations.
+const WORN_BYTES: usize = 256 << 20;
+
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -48,15 +52,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = [5, 20],
           value_parser = clap::value_parser!(u32).range(0..=100))]
     dirty: Vec<u32>,
+    /// Generations that an image goes through to show what they do to its reading; 0: none
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    worn: u32,
     /// A smoke run: 512 MiB, three generations, one series
-    #[arg(long, conflicts_with_all = ["memory", "generations", "dirty"])]
+    #[arg(long, conflicts_with_all = ["memory", "generations", "dirty", "worn"])]
     quick: bool,
 }
 
 impl Options {
     fn resolved(&self) -> Self {
         if self.quick {
-            Self { memory: 512, generations: 3, dirty: vec![5], quick: true }
+            Self { memory: 512, generations: 3, dirty: vec![5], worn: 10, quick: true }
         } else {
             self.clone()
         }
@@ -75,7 +82,14 @@ pub(crate) fn run(options: &Options, program: &Path, dir: &Path) -> Outcome<Vec<
         let doing = || format!("cannot measure with {percent} % dirtied");
         // The path of a socket has at most 107 bytes: the name is short.
         let folder = tempfile::Builder::new().prefix("vmrewind-bench.").tempdir_in(dir)?;
-        let series = measure(&options, percent, program, folder.path()).map_err(context(doing))?;
+        let mut series = measure(&options, percent, program, folder.path()).map_err(context(doing))?;
+        if all.is_empty() && options.worn > 0 {
+            let flat = folder.path().join("flat");
+            let doing = || "cannot measure what generations do to reading".to_owned();
+            let worn =
+                worn::measure(&flat, WORN_BYTES, options.worn, folder.path()).map_err(context(doing))?;
+            series.worn = Some(worn);
+        }
         println!("{}", text::series(&series));
         all.push(series);
     }
@@ -98,6 +112,7 @@ fn measure(options: &Options, percent: u32, program: &Path, folder: &Path) -> Ou
         percent,
         generations: Vec::new(),
         reads: Vec::new(),
+        worn: None,
     };
     for number in 1..=options.generations {
         if number > 1 {

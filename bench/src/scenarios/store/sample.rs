@@ -42,6 +42,15 @@ pub(crate) struct Reads {
     pub(crate) cached_us: Summary,
 }
 
+/// How an image is read that has been through many generations, and the same pages in a store of their own.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Worn {
+    pub(crate) generations: u32,
+    pub(crate) data_bytes: u64,
+    pub(crate) worn_seconds: f64,
+    pub(crate) fresh_seconds: f64,
+}
+
 /// Speeds in MB/s of data.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Speeds {
@@ -76,6 +85,8 @@ pub(crate) struct Series {
     pub(crate) percent: u32,
     pub(crate) generations: Vec<Generation>,
     pub(crate) reads: Vec<Reads>,
+    /// Measured once, in the first series.
+    pub(crate) worn: Option<Worn>,
 }
 
 impl Series {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::contestants::Contestant;
-use super::sample::{Generation, Reads, Series, Speeds, megabytes};
+use super::sample::{Generation, Reads, Series, Speeds, Worn, megabytes};
 use crate::report::{Table, milliseconds};
 
 /// What issue and README promise.
@@ -11,6 +11,7 @@ const INGEST_AT_LEAST: f64 = 500.0;
 const INGEST_GOAL: f64 = 1000.0;
 const BULK_AT_LEAST: f64 = 1000.0;
 const BULK_GOAL_OF_FLAT: f64 = 0.8;
+const WORN_AT_LEAST_OF_FRESH: f64 = 0.5;
 const COLD_AT_MOST_US: f64 = 100.0;
 const CACHED_AT_MOST_US: f64 = 3.0;
 const TIMES_QUICKER: f64 = 5.0;
@@ -25,7 +26,8 @@ each page, half of them wholly. MB/s are of pages that are not zero, until all i
 the same flat file of each generation, in the page cache, by turns; `snapshot create` is the whole command on the
 running guest. Bulk read: an image opened and all its data read and verified, best of three; flat file: the same
 pages read from the page cache and hashed with BLAKE3 on all cores. A page of a cold group was not read since the image
-was opened, files in the page cache.
+was opened, files in the page cache. Many generations: up to 256 MiB of the guest's pages, of which one in twenty is changed, all
+over, from each generation to the next; the last one is read by turns with an image of the same pages that has no history.
 
 ";
 
@@ -190,6 +192,20 @@ fn verdicts(series: &Series) -> Vec<String> {
             judge(what, times >= TIMES_QUICKER);
         }
     }
+    if let Some(Worn { generations, data_bytes, worn_seconds, fresh_seconds }) = &series.worn {
+        let part = fresh_seconds / worn_seconds;
+        let speed = |seconds: &f64| megabytes(*data_bytes) / seconds;
+        judge(
+            format!(
+                "bulk read after {generations} generations at least {:.0} % of a fresh image's ({:.0} of {:.0} MB/s, {:.0} %)",
+                WORN_AT_LEAST_OF_FRESH * 100.0,
+                speed(worn_seconds),
+                speed(fresh_seconds),
+                part * 100.0
+            ),
+            part >= WORN_AT_LEAST_OF_FRESH,
+        );
+    }
     let bound = PEAK_BASE_BYTES + (u64::from(series.memory_mib) << 20) / PEAK_PART;
     let peak = series.generations.iter().map(|generation| generation.peak_bytes).max().unwrap_or(0);
     let what = format!(
@@ -246,6 +262,12 @@ mod tests {
                 cold_us: quick,
                 cached_us: quick,
             }],
+            worn: Some(Worn {
+                generations: 100,
+                data_bytes: 1_000_000_000,
+                worn_seconds: 1.9,
+                fresh_seconds: 1.0,
+            }),
         };
         let speeds = series.speeds(Contestant::Store);
         assert_eq!((speeds.first, speeds.later), (Some(1000.0), Some(2000.0)));
@@ -258,8 +280,9 @@ mod tests {
         series.generations[0] = sample(1, 4.0, 400 << 20);
         series.generations[1].peak_bytes = 300 << 20;
         series.reads[0].cached_us.median = 3.5;
+        series.worn = series.worn.map(|worn| Worn { worn_seconds: 2.1, ..worn });
         let missed = verdicts(&series).iter().filter(|verdict| verdict.ends_with(": MISSED")).count();
-        assert_eq!(missed, 4, "{:?}", verdicts(&series));
+        assert_eq!(missed, 5, "{:?}", verdicts(&series));
         assert!(markdown(&[series]).contains("| zstd -1 of each"));
     }
 }

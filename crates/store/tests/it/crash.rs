@@ -1,9 +1,9 @@
 //! Power loss at every operation of writing and removing images.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use vmrewind_store::{ImageId, Store, StoreError};
-use vmrewind_testkit::storage::CrashStorage;
+use vmrewind_testkit::storage::{CrashCase, CrashStorage, OnPanic, crash_seeds};
 
 use crate::support::{check_sample, id, open, write_sample};
 
@@ -59,7 +59,7 @@ fn violations(found: &CrashStorage, promises: &Promises) -> Vec<String> {
 }
 
 /// Runs the scenario with the power failing at each operation in turn; returns all violations.
-fn crash_everywhere(prepare: impl Fn(&CrashStorage)) -> (u64, Vec<String>) {
+fn crash_everywhere(seeds: &Range<u64>, prepare: impl Fn(&CrashStorage)) -> (u64, Vec<String>) {
     let mut wrong = Vec::new();
     for operation in 0.. {
         let storage = CrashStorage::new();
@@ -67,9 +67,11 @@ fn crash_everywhere(prepare: impl Fn(&CrashStorage)) -> (u64, Vec<String>) {
         storage.fail_power_at(operation);
         let mut promises = Promises::default();
         let outcome = scenario(&open(storage.clone()), &mut promises);
-        for seed in 0..SEEDS {
+        for seed in seeds.clone() {
+            let case = CrashCase { operation, seed };
+            let _told = OnPanic(case);
             let found = violations(&storage.after_crash(seed), &promises);
-            wrong.extend(found.into_iter().map(|what| format!("operation {operation}, seed {seed}: {what}")));
+            wrong.extend(found.into_iter().map(|what| format!("{case}: {what}")));
         }
         if outcome.is_ok() {
             assert_eq!(promises.removed, [id("1")], "the scenario went to its end");
@@ -82,7 +84,7 @@ fn crash_everywhere(prepare: impl Fn(&CrashStorage)) -> (u64, Vec<String>) {
 // Invariant: a listed image is whole, a finished one is listed, a removed one stays away, and a sweep clears the rest.
 #[test]
 fn a_crash_at_any_operation_keeps_the_promises() {
-    let (operations, wrong) = crash_everywhere(|_| {});
+    let (operations, wrong) = crash_everywhere(&crash_seeds(SEEDS), |_| {});
     assert!(operations > 20, "every operation was tried: {operations}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -90,7 +92,7 @@ fn a_crash_at_any_operation_keeps_the_promises() {
 // The test above is worth something only if it notices when syncs are missing.
 #[test]
 fn a_disk_that_ignores_syncs_is_noticed() {
-    let (_, wrong) = crash_everywhere(CrashStorage::let_syncs_lie);
+    let (_, wrong) = crash_everywhere(&(0..SEEDS), CrashStorage::let_syncs_lie);
     assert!(wrong.iter().any(|what| what.contains("listed, but")), "unsynced content shows");
     assert!(wrong.iter().any(|what| what.contains("lost")), "an unsynced name shows");
 }

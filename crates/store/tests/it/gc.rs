@@ -8,7 +8,7 @@ use vmrewind_store::{
     BlockSize, CheckOptions, GcOptions, GcPlan, GcReport, ImageId, PAGE_SIZE, PackReason, Page, Store,
     StoreError, WriteOptions,
 };
-use vmrewind_testkit::storage::{CrashStorage, SeededRandom};
+use vmrewind_testkit::storage::{CrashCase, CrashStorage, OnPanic, SeededRandom, crash_seeds};
 
 use crate::support::{folder_store, id, open, small_queue};
 
@@ -268,9 +268,10 @@ fn a_crash_at_any_operation_of_a_collection_loses_nothing() {
         let storage = CrashStorage::new();
         storage.fail_power_at(operations);
         let outcome = scenario(&open(storage.clone()));
-        for seed in 0..8 {
+        for seed in crash_seeds(8) {
             let found = storage.after_crash(seed);
-            let at = format!("operation {operations}, seed {seed}");
+            let at = CrashCase { operation: operations, seed };
+            let _told = OnPanic(at);
             let store = open(found.clone());
             collect(&store).unwrap_or_else(|error| panic!("{at}: {error}"));
             for image in store.images().expect("listed") {

@@ -6,8 +6,60 @@
 mod crash;
 mod fault;
 
+use std::fmt;
+use std::ops::Range;
+
 pub use crash::CrashStorage;
 pub use fault::{FaultStorage, Operation};
+
+/// Holds the one seed of crash tests that is to be tried.
+const CRASH_SEED: &str = "VMREWIND_TEST_CRASH_SEED";
+
+/// Seeds to try: `0..count`, or only the one in the environment variable `VMREWIND_TEST_CRASH_SEED`, to see a failure again.
+///
+/// # Panics
+/// Where the variable is not a number.
+#[track_caller]
+pub fn crash_seeds(count: u64) -> Range<u64> {
+    match std::env::var(CRASH_SEED) {
+        Ok(text) => match text.parse::<u64>() {
+            Ok(seed) => seed..seed.saturating_add(1),
+            Err(error) => panic!("{CRASH_SEED}={text}: {error}"),
+        },
+        Err(_) => 0..count,
+    }
+}
+
+/// One crash that is looked at; where that panics it says how to see it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashCase {
+    /// Number of the operation at which the power failed.
+    pub operation: u64,
+    /// What determined which writes were lost.
+    pub seed: u64,
+}
+
+impl fmt::Display for CrashCase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CrashCase { operation, seed } = self;
+        write!(f, "operation {operation}, seed {seed} (again: {CRASH_SEED}={seed})")
+    }
+}
+
+/// Tells of the case when it is dropped by a panic.
+#[derive(Debug)]
+pub struct OnPanic(pub CrashCase);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[allow(clippy::print_stderr, reason = "a failing test reports to its terminal")]
+            {
+                eprintln!("{}", self.0);
+            }
+        }
+    }
+}
 
 /// Pseudo-random numbers that a seed determines (splitmix64).
 #[derive(Debug, Clone)]

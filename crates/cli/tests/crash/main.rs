@@ -6,6 +6,7 @@
 mod clone;
 mod create;
 mod delete;
+mod gc;
 mod lazy;
 mod restore;
 mod start;

@@ -107,6 +107,13 @@ impl Engine {
 
 /// Tells of progress, and asks whether to go on.
 fn told(host: &Host, progress: GcProgress) -> ControlFlow<()> {
+    match (progress.what, progress.done) {
+        ("rewriting packs", 1..) => host.reached("gc-pack-rewritten"),
+        ("waiting for captures", _) => host.reached("gc-waiting"),
+        ("removing packs", 0) => host.reached("gc-rewritten"),
+        ("removing packs", 1) => host.reached("gc-pack-removed"),
+        _ => {}
+    }
     // Images are counted, not measured: a bar of bytes would say nothing.
     if progress.what != "rewriting packs" {
         return host.go_on();

@@ -63,7 +63,7 @@ impl Store {
         let doomed = doomed(plan, &rewritten);
         if !doomed.is_empty() {
             let alone = self.lock_alone(wait, progress)?;
-            self.remove_packs(plan, doomed, &mut report)?;
+            self.remove_packs(plan, doomed, &mut report, progress)?;
             drop(alone);
         }
         for part in &plan.parts {
@@ -92,6 +92,7 @@ impl Store {
         plan: &GcPlan,
         doomed: BTreeSet<PackId>,
         report: &mut GcReport,
+        progress: &mut OnGcProgress<'_>,
     ) -> Result<(), StoreError> {
         let index = self.objects.index();
         index.reload()?;
@@ -105,7 +106,9 @@ impl Store {
         }
         let spared = needs.doomed;
         report.kept_packs = plan.packs.iter().filter(|step| !spared.contains(&step.pack)).count() as u64;
-        for pack in &spared {
+        let total = spared.len() as u64;
+        for (done, pack) in (0..).zip(&spared) {
+            super::report(progress, GcProgress { what: "removing packs", done, total })?;
             report.freed_bytes += self.remove_pack(pack)?;
             report.removed_packs += 1;
         }

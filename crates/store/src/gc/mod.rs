@@ -40,11 +40,11 @@ pub struct GcOptions {
 /// How far a collection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GcProgress {
-    /// What is being done: `reading images`, `rewriting packs`.
+    /// What is being done: `reading images`, `rewriting packs`, `waiting for captures`, `removing packs`.
     pub what: &'static str,
-    /// Images or bytes done.
+    /// Images, bytes or packs done.
     pub done: u64,
-    /// Images or bytes in all.
+    /// Images, bytes or packs in all.
     pub total: u64,
 }
 

@@ -13,6 +13,7 @@ mod full_disk;
 mod generations;
 mod grades;
 mod guard;
+mod guard_unkind;
 mod layers;
 mod lazy;
 mod links;

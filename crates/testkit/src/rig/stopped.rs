@@ -48,6 +48,11 @@ impl Stopped {
         drop(self);
     }
 
+    /// Interrupts it, as Ctrl-C does; it notices when it goes on.
+    pub fn interrupt(&self) {
+        self.0.interrupt();
+    }
+
     /// Lets it go on, and waits for its end.
     #[track_caller]
     pub fn go_on(self, timeout: Duration) -> Run {

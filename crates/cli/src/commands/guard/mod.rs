@@ -224,10 +224,17 @@ impl Guard<'_> {
     }
 
     fn keep_or_drop(&self, done: &mut Done) -> Result<(), CommandError> {
-        if self.arguments.drop {
-            self.drop_snapshot("the command succeeded")?;
-            done.outcome = Outcome::Dropped;
-        }
+        let engine = self.session.unstoppable_engine()?;
+        let found = engine.snapshot_show(&self.address);
+        done.outcome = match found {
+            Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Gone,
+            // Whatever keeps it from being looked at does not remove it.
+            _ if !self.arguments.drop => Outcome::Kept,
+            _ => {
+                self.drop_snapshot("the command succeeded")?;
+                Outcome::Dropped
+            }
+        };
         Ok(())
     }
 
@@ -249,13 +256,18 @@ impl Guard<'_> {
             discard_current: self.arguments.discard_current,
         };
         patiently(|| engine.snapshot_restore(&request)).map_err(|error| {
+            let hint = if error.kind() == ErrorKind::NotFound {
+                "the snapshot or the VM was deleted or renamed meanwhile; `vmrewind snapshot list --all` shows what is there".into()
+            } else {
+                format!("the snapshot is kept; try `vmrewind snapshot restore {}`", self.address)
+            };
             error
                 .while_doing(format!(
                     "THE VM IS NOT BACK: the command failed, and snapshot '{}' could not be restored",
                     self.address
                 ))
                 .with_kind(ErrorKind::Partial)
-                .hint(format!("the snapshot is kept; try `vmrewind snapshot restore {}`", self.address))
+                .hint(hint)
         })
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Outcome {
     Kept,
     /// All went well, or nothing was run; it is gone.
     Dropped,
+    /// All went well, and the command itself, or somebody else, has deleted or renamed it.
+    Gone,
     /// The VM is back at it.
     Restored,
 }
@@ -176,6 +178,7 @@ impl Done {
         match (&self.outcome, &self.restore) {
             (Outcome::Restored, Some(restore)) => format!("guard: {what}; {}", describe(restore)),
             (Outcome::Dropped, _) => format!("guard: {what}; {vm}@{snapshot} is dropped"),
+            (Outcome::Gone, _) => format!("guard: {what}; {vm}@{snapshot} was deleted or renamed meanwhile"),
             _ => format!("guard: {what}; {vm}@{snapshot} is kept"),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vmrewind_qemu::qmp::Client;
 use vmrewind_qemu::qmp::commands::{Cont, Stop};
 use vmrewind_testkit::console::Console;
-use vmrewind_testkit::guest::{GuestOptions, command_line};
+use vmrewind_testkit::guest::{GuestOptions, Mix, command_line};
 
 use crate::outcome::{Outcome, context};
 use crate::program::Program;
@@ -16,6 +16,18 @@ use crate::program::Program;
 pub(crate) const BOOT: Duration = Duration::from_secs(900);
 /// For answers of guest and QEMU.
 pub(crate) const ANSWER: Duration = Duration::from_secs(600);
+
+/// A guest that has filled most of its memory, with the same content each time.
+pub(crate) fn filled_guest(memory_mib: u32) -> GuestOptions {
+    const FILLED_PERCENT: u32 = 65;
+    GuestOptions {
+        memory_mib,
+        fill_mib: memory_mib / 100 * FILLED_PERCENT,
+        mix: Mix::Mixed,
+        seed: 1,
+        ..GuestOptions::default()
+    }
+}
 
 /// A VM; it is stopped when this is dropped.
 pub(crate) struct Vm {

@@ -28,17 +28,15 @@ use std::path::Path;
 
 use clap::Args;
 use vmrewind_testkit::disk;
-use vmrewind_testkit::guest::{DiskArg, DiskKind, GuestOptions, Mix};
+use vmrewind_testkit::guest::{DiskArg, DiskKind, GuestOptions};
 
 use self::plain::{PlainGuest, QemuWay};
 use self::rewind::RewindGuest;
 use self::sample::SizeResult;
 use crate::outcome::{Outcome, context};
+use crate::vm::filled_guest;
 
 pub(crate) use self::text::markdown;
-
-/// What of a guest's memory its workload fills, in percent: the rest is the guest's kernel, and free.
-const FILLED_PERCENT: u32 = 65;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -125,15 +123,11 @@ fn turns(ways: &[QemuWay], round: u32) -> Vec<Option<QemuWay>> {
 /// The same for both guests but for the disk; a fixed seed gives them the same memory.
 fn guest_options(options: &Options, memory_mib: u32, disk: &Path) -> GuestOptions {
     GuestOptions {
-        memory_mib,
-        fill_mib: memory_mib / 100 * FILLED_PERCENT,
-        mix: Mix::Mixed,
-        seed: 1,
         dirty_mib: 16,
         dirty_hz: options.dirty_pages,
         tick_ms: 5,
         disks: vec![DiskArg::new(disk, "qcow2").attached_as(DiskKind::Blockdev)],
-        ..GuestOptions::default()
+        ..filled_guest(memory_mib)
     }
 }
 

@@ -21,19 +21,17 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmrewind_testkit::console::{Console, Mark};
-use vmrewind_testkit::guest::{GuestOptions, Mix};
+use vmrewind_testkit::guest::GuestOptions;
 
 use self::eager::EagerGuests;
 use self::ours::Parent;
 use self::sample::{Clones, Sample};
 use crate::cache::sync;
 use crate::outcome::{Outcome, context};
-use crate::vm::ANSWER;
+use crate::vm::{ANSWER, filled_guest};
 
 pub(crate) use self::text::markdown;
 
-/// What of a guest's memory its workload fills, in percent.
-const FILLED_PERCENT: u32 = 65;
 /// How long all tick before their memory is looked at.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -145,16 +143,7 @@ fn pss_bytes(pid: u32) -> Outcome<u64> {
 }
 
 fn guest_options(memory_mib: u32) -> GuestOptions {
-    GuestOptions {
-        memory_mib,
-        fill_mib: memory_mib / 100 * FILLED_PERCENT,
-        mix: Mix::Mixed,
-        seed: 1,
-        dirty_mib: 8,
-        dirty_hz: 200,
-        tick_ms: 20,
-        ..GuestOptions::default()
-    }
+    GuestOptions { dirty_mib: 8, dirty_hz: 200, tick_ms: 20, ..filled_guest(memory_mib) }
 }
 
 #[cfg(test)]

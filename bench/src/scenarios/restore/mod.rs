@@ -23,19 +23,17 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmrewind_testkit::console::Console;
-use vmrewind_testkit::guest::{GuestOptions, Mix};
+use vmrewind_testkit::guest::GuestOptions;
 
 use self::plain::PlainGuest;
 use self::rewind::{Generations, OurWay};
 use self::sample::{Cache, Sample, Size};
 use crate::cache::{Cold, forget, warm};
 use crate::outcome::{Outcome, context};
-use crate::vm::ANSWER;
+use crate::vm::{ANSWER, filled_guest};
 
 pub(crate) use self::text::markdown;
 
-/// What of a guest's memory its workload fills, in percent: the rest is the guest's kernel, and free.
-const FILLED_PERCENT: u32 = 65;
 /// For how long a guest is watched after its first tick.
 const WATCH: Duration = Duration::from_secs(10);
 
@@ -173,16 +171,7 @@ fn longest_gap(ticks: &[Instant], from: Instant, until: Instant) -> Duration {
 }
 
 fn guest_options(memory_mib: u32) -> GuestOptions {
-    GuestOptions {
-        memory_mib,
-        fill_mib: memory_mib / 100 * FILLED_PERCENT,
-        mix: Mix::Mixed,
-        seed: 1,
-        dirty_mib: 16,
-        dirty_hz: 1000,
-        tick_ms: 5,
-        ..GuestOptions::default()
-    }
+    GuestOptions { dirty_mib: 16, dirty_hz: 1000, tick_ms: 5, ..filled_guest(memory_mib) }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{Flat, NotShared};
 use crate::images::{image_id, store_error};
 use crate::ops::guest::Resumed;
-use crate::ops::vm_start::{StartReport, VmStart, chains};
+use crate::ops::vm_start::{StartReport, VmStart};
 use crate::record::journal::{Cause, RedoPlan, UndoPlan};
 use crate::record::snapshot::milliseconds;
 use crate::record::vm::FirstStart;
@@ -30,7 +30,7 @@ use crate::replay::feed::{Feed, fresh_memory};
 use crate::replay::load::{load, load_from};
 use crate::root::file::io_error;
 use crate::view::clone::StartMode;
-use crate::vm::spawn::{self, Launch, Purpose, Started};
+use crate::vm::spawn::{Purpose, Started};
 
 /// The journal's name of this operation.
 const OPERATION: &str = "vm start";
@@ -109,15 +109,7 @@ impl Engine {
         first: &FirstStart,
         flat: Option<&Flat>,
     ) -> Result<(Started, Vec<String>)> {
-        let started = spawn::start(&Launch {
-            host: &self.host,
-            folder: &held.folder,
-            record: &held.record,
-            hardware: &held.record.hardware,
-            chains: &chains(&held.record),
-            flat,
-            purpose: Purpose::Incoming,
-        })?;
+        let started = self.spawn(held, flat, Purpose::Incoming)?;
         self.host.reached("qemu-started");
         match flat {
             Some(flat) => load_from(&self.host, &started, |socket| send_file(&flat.state(), socket))?,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::engine::{Engine, HeldVm};
 use crate::error::{Error, Result};
+use crate::flat::Flat;
 use crate::ids::{LayerId, VmName};
 use crate::layers::base::check_all_unchanged;
 use crate::layers::tidy::tidy;
@@ -14,7 +15,7 @@ use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::clone::StartMode;
 use crate::view::{GuestClock, VmView};
 use crate::vm::process::Process;
-use crate::vm::spawn::{self, Launch, Purpose};
+use crate::vm::spawn::{self, Launch, Purpose, Started};
 
 /// How to start.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,16 +78,21 @@ impl Engine {
         self.boot(&held, how, begun)
     }
 
-    fn boot(&self, held: &HeldVm, how: VmStart, begun: Instant) -> Result<StartReport> {
-        let started = spawn::start(&Launch {
+    /// Starts QEMU with the VM's own hardware, on its active layers.
+    pub(crate) fn spawn(&self, held: &HeldVm, flat: Option<&Flat>, purpose: Purpose) -> Result<Started> {
+        spawn::start(&Launch {
             host: &self.host,
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,
             chains: &chains(&held.record),
-            flat: None,
-            purpose: if how.paused { Purpose::BootPaused } else { Purpose::Boot },
-        })?;
+            flat,
+            purpose,
+        })
+    }
+
+    fn boot(&self, held: &HeldVm, how: VmStart, begun: Instant) -> Result<StartReport> {
+        let started = self.spawn(held, None, if how.paused { Purpose::BootPaused } else { Purpose::Boot })?;
         let (name, version) = (&held.record.name, started.monitor()?.version());
         tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = version, "started");
         Ok(StartReport {
@@ -101,7 +107,7 @@ impl Engine {
 }
 
 /// Each disk's layers, from the active one down.
-pub(crate) fn chains(record: &VmRecord) -> BTreeMap<String, Vec<LayerId>> {
+fn chains(record: &VmRecord) -> BTreeMap<String, Vec<LayerId>> {
     let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
     record.disks.iter().map(chain).collect()
 }

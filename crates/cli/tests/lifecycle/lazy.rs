@@ -82,9 +82,9 @@ fn commands_meanwhile_work_or_wait() {
     assert_says(&rig.run_fails(&["vm", "start", "busy"], 5), "runs already");
     let error = rig.run_fails(&["snapshot", "delete", "busy@one", "-y"], 6);
     assert_says(&error, "still gets its memory");
-    let waiting = rig.spawn(&["snapshot", "create", "busy", "two", "--json"]);
+    let mut waiting = rig.spawn(&["snapshot", "create", "busy", "two", "--json"]);
     // It waits with the VM in its hands.
-    while rig.run(&["vm", "start", "busy"]).status != 6 {}
+    while waiting.is_running() && rig.run(&["vm", "start", "busy"]).status != 6 {}
     signal_servers(&rig, "busy", "-CONT");
     let run = waiting.wait(Duration::from_secs(120));
     assert_eq!(run.status, 0, "{run}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
-use vmrewind_store::{CheckOptions, CheckProgress, ImageId};
+use vmrewind_store::{CheckOptions, ImageId, Progress};
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -123,7 +123,7 @@ fn in_one_line(error: &Error) -> String {
 }
 
 /// Tells of progress, and asks whether to go on.
-fn told(host: &Host, progress: CheckProgress) -> ControlFlow<()> {
+fn told(host: &Host, progress: Progress) -> ControlFlow<()> {
     // Small numbers count packs and images; a bar of bytes would say nothing of them.
     if progress.what != "reading data" {
         return host.go_on();

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use serde::Serialize;
-use vmrewind_store::{GcOptions, GcPlan, GcProgress, PackReason};
+use vmrewind_store::{GcOptions, GcPlan, PackReason, Progress};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl Engine {
 }
 
 /// Tells of progress, and asks whether to go on.
-fn told(host: &Host, progress: GcProgress) -> ControlFlow<()> {
+fn told(host: &Host, progress: Progress) -> ControlFlow<()> {
     match (progress.what, progress.done) {
         ("rewriting packs", 1..) => host.reached("gc-pack-rewritten"),
         ("waiting for captures", _) => host.reached("gc-waiting"),

@@ -17,7 +17,7 @@ use crate::hash::PackId;
 use crate::objects::Verifier;
 use crate::ordered;
 use crate::pack::{Entry, EntryNo, PackFile};
-use crate::{ImageId, Store, StoreError};
+use crate::{ImageId, OnProgress, Progress, Store, StoreError};
 
 /// Stored bytes that are verified in one go.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -28,20 +28,6 @@ pub struct CheckOptions {
     /// Reads and verifies every byte, not the structure only.
     pub read_data: bool,
 }
-
-/// How far a check is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckProgress {
-    /// What is being done: `reading packs`, `reading data`, `reading images`.
-    pub what: &'static str,
-    /// Bytes or images done.
-    pub done: u64,
-    /// Bytes or images in all.
-    pub total: u64,
-}
-
-/// Hears of progress, and can stop the work.
-pub type OnCheckProgress<'a> = dyn FnMut(CheckProgress) -> ControlFlow<()> + 'a;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -79,7 +65,7 @@ impl Store {
     pub fn check(
         &self,
         options: CheckOptions,
-        progress: &mut OnCheckProgress<'_>,
+        progress: &mut OnProgress<'_>,
     ) -> Result<CheckReport, StoreError> {
         let index = self.objects.index();
         index.tidy()?;
@@ -186,7 +172,7 @@ impl Check {
 
 /// Tells of progress.
 struct Steps<'a, 'b> {
-    progress: &'a mut OnCheckProgress<'b>,
+    progress: &'a mut OnProgress<'b>,
     what: &'static str,
     done: u64,
     total: u64,
@@ -195,7 +181,7 @@ struct Steps<'a, 'b> {
 impl Steps<'_, '_> {
     fn advance(&mut self, by: u64) -> Result<(), StoreError> {
         self.done += by;
-        match (self.progress)(CheckProgress { what: self.what, done: self.done, total: self.total }) {
+        match (self.progress)(Progress { what: self.what, done: self.done, total: self.total }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(StoreError::Interrupted { what: self.what }),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::compact::{Compaction, Rewritten};
 use super::mark::Marks;
-use super::{GcPlan, GcProgress, GcReport, OnGcProgress};
+use super::{GcPlan, GcReport};
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
@@ -14,7 +14,7 @@ use crate::objects::Objects;
 use crate::pack::{ObjectKind, pack_name};
 use crate::storage::{LockKind, StorageFile};
 use crate::store::LOCK_NAME;
-use crate::{ImageId, Store, StoreError};
+use crate::{ImageId, OnProgress, Progress, Store, StoreError};
 
 /// Held by the one collection that is under way.
 const GC_LOCK: &str = "gc-lock";
@@ -33,7 +33,7 @@ impl Store {
         &self,
         plan: &GcPlan,
         wait: Duration,
-        progress: &mut OnGcProgress<'_>,
+        progress: &mut OnProgress<'_>,
     ) -> Result<GcReport, StoreError> {
         if self.latched() {
             return Err(StoreError::Latched);
@@ -92,7 +92,7 @@ impl Store {
         plan: &GcPlan,
         doomed: BTreeSet<PackId>,
         report: &mut GcReport,
-        progress: &mut OnGcProgress<'_>,
+        progress: &mut OnProgress<'_>,
     ) -> Result<(), StoreError> {
         let index = self.objects.index();
         index.reload()?;
@@ -108,7 +108,7 @@ impl Store {
         report.kept_packs = plan.packs.iter().filter(|step| !spared.contains(&step.pack)).count() as u64;
         let total = spared.len() as u64;
         for (done, pack) in (0..).zip(&spared) {
-            super::report(progress, GcProgress { what: "removing packs", done, total })?;
+            super::report(progress, Progress { what: "removing packs", done, total })?;
             report.freed_bytes += self.remove_pack(pack)?;
             report.removed_packs += 1;
         }
@@ -140,7 +140,7 @@ impl Store {
     fn lock_alone(
         &self,
         wait: Duration,
-        progress: &mut OnGcProgress<'_>,
+        progress: &mut OnProgress<'_>,
     ) -> Result<Box<dyn StorageFile>, StoreError> {
         let begun = Instant::now();
         loop {
@@ -151,7 +151,7 @@ impl Store {
             if left.is_zero() {
                 return Err(StoreError::Busy { what: "images are being written" });
             }
-            super::report(progress, GcProgress { what: "waiting for captures", done: 0, total: 0 })?;
+            super::report(progress, Progress { what: "waiting for captures", done: 0, total: 0 })?;
         }
     }
 

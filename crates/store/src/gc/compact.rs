@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::mark::Marks;
-use super::{GcProgress, OnGcProgress, open_pack, report};
-use crate::StoreError;
+use super::{open_pack, report};
 use crate::hash::PackId;
 use crate::objects::{Objects, Verifier};
 use crate::pack::{Entry, EntryNo, NewObject, PackFile, PackWriter, SealedPack};
 use crate::store::Shared;
+use crate::{OnProgress, Progress, StoreError};
 
 /// Makes names of packs that are being written.
 static PART_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -47,12 +47,12 @@ impl<'a> Compaction<'a> {
     pub(super) fn run(
         mut self,
         packs: &[(PackId, u64)],
-        progress: &mut OnGcProgress<'_>,
+        progress: &mut OnProgress<'_>,
     ) -> Result<Rewritten, StoreError> {
         let total = packs.iter().map(|(_, live_bytes)| live_bytes).sum();
         let mut done = 0;
         for (id, live_bytes) in packs {
-            report(progress, GcProgress { what: "rewriting packs", done, total })?;
+            report(progress, Progress { what: "rewriting packs", done, total })?;
             let Some(pack) = open_pack(self.objects.index(), *id)? else { continue };
             match self.copy_pack(&pack) {
                 Ok(()) => self.done.replaced.push(*id),

@@ -28,7 +28,7 @@ use crate::hash::{ObjectHash, PackId};
 use crate::index::Index;
 use crate::pack::{EntryNo, ObjectKind, PackFile};
 use crate::storage::LockKind;
-use crate::{ImageId, Store, StoreError};
+use crate::{ImageId, OnProgress, Progress, Store, StoreError};
 
 /// What is to be freed.
 #[derive(Debug, Clone, Default)]
@@ -36,20 +36,6 @@ pub struct GcOptions {
     /// Complete images that nobody names any more.
     pub remove_images: Vec<ImageId>,
 }
-
-/// How far a collection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GcProgress {
-    /// What is being done: `reading images`, `rewriting packs`, `waiting for captures`, `removing packs`.
-    pub what: &'static str,
-    /// Images, bytes or packs done.
-    pub done: u64,
-    /// Images, bytes or packs in all.
-    pub total: u64,
-}
-
-/// Hears of progress, and can stop the work.
-pub type OnGcProgress<'a> = dyn FnMut(GcProgress) -> ControlFlow<()> + 'a;
 
 /// What a collection would do; nothing is done yet.
 #[derive(Debug, Clone, Default)]
@@ -137,11 +123,7 @@ impl Store {
     /// # Errors
     /// Damage ([`StoreError::is_damage`]) in an image's file or tree, and objects that are missing: then nothing can be
     /// collected. [`StoreError::Interrupted`] where `progress` says so.
-    pub fn plan_gc(
-        &self,
-        options: &GcOptions,
-        progress: &mut OnGcProgress<'_>,
-    ) -> Result<GcPlan, StoreError> {
+    pub fn plan_gc(&self, options: &GcOptions, progress: &mut OnProgress<'_>) -> Result<GcPlan, StoreError> {
         let index = self.objects.index();
         index.reload()?;
         // Packs before images: of an image that is there, the packs were listed or are kept.
@@ -154,7 +136,7 @@ impl Store {
             images.into_iter().partition(|image| options.remove_images.contains(image));
         let total = kept.len() as u64;
         for (done, image) in (0..).zip(kept) {
-            report(progress, GcProgress { what: "reading images", done, total })?;
+            report(progress, Progress { what: "reading images", done, total })?;
             if let Some(file) = self.image_file(&image)? {
                 marks.mark_image(&self.objects, &file)?;
             }
@@ -259,7 +241,7 @@ impl Store {
 }
 
 /// Tells of progress; fails when the work is to stop.
-fn report(progress: &mut OnGcProgress<'_>, step: GcProgress) -> Result<(), StoreError> {
+fn report(progress: &mut OnProgress<'_>, step: Progress) -> Result<(), StoreError> {
     match progress(step) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(StoreError::Interrupted { what: step.what }),

@@ -54,7 +54,8 @@ impl Deadline {
     }
 }
 
-/// How often a starting QEMU is asked for its socket. Short at first: a restore waits for this.
+/// How often a starting QEMU is asked for its socket. Short in the first tenth of a second, in which one is ready: a
+/// restore waits for this.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     pause: Duration,
@@ -63,14 +64,14 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { pause: Duration::from_millis(1), longest: Duration::from_millis(20) }
+        Self { pause: Duration::from_micros(500), longest: Duration::from_millis(20) }
     }
 }
 
 impl Patience {
     fn wait(&mut self) {
         thread::sleep(self.pause);
-        self.pause = self.pause.mul_f32(1.2).min(self.longest);
+        self.pause = self.pause.mul_f32(1.03).min(self.longest);
     }
 }
 

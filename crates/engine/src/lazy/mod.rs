@@ -11,6 +11,7 @@
 //! The record (`lazy.json`) is there as long as memory is missing. Whoever works on the VM finds it: the state is
 //! `restoring`, captures wait, and servers that died are started again ([`settle`]).
 
+mod ahead;
 mod keeper;
 mod log;
 mod record;

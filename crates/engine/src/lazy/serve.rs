@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 
 use vmrewind_qemu::postcopy::{Batch, Content, Lane, Next, PageAddress, Progress, Source, SourceError};
 use vmrewind_qemu::stream::PAGE_SIZE;
-use vmrewind_store::ImageReader;
 
+use super::ahead::Ahead;
 use crate::error::{Context, Error, Result};
-use crate::images::store_error;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -52,13 +51,13 @@ pub(super) trait Watcher: Sync {
     fn opened(&self);
 }
 
-/// Serves `source` from `image` until QEMU has everything, or is gone.
+/// Serves `source` from `memory` until QEMU has everything, or is gone.
 ///
 /// # Errors
 /// `Damaged`, or `Failed`: a page can't be read. The guest must not go on then.
 pub(super) fn serve(
     source: Source<'_>,
-    image: &ImageReader,
+    memory: &Ahead<'_>,
     socket: UnixStream,
     watcher: &dyn Watcher,
 ) -> Result<Served> {
@@ -68,7 +67,7 @@ pub(super) fn serve(
         state: Mutex::new(State { source, end: None }),
         changed: Condvar::new(),
         socket: Mutex::new(socket),
-        image,
+        memory,
         began: Instant::now(),
     };
     let lane = |lane| connection.lane(lane, watcher);
@@ -98,7 +97,7 @@ struct Connection<'a> {
     changed: Condvar,
     /// Taken before the state by whoever fills a batch, so that bytes go out in the order of the fillings.
     socket: Mutex<UnixStream>,
-    image: &'a ImageReader,
+    memory: &'a Ahead<'a>,
     began: Instant,
 }
 
@@ -208,13 +207,7 @@ impl<'a> Connection<'a> {
             let count = usize::try_from(piece.pages.end - piece.pages.start).unwrap_or(usize::MAX);
             let (part, after) = std::mem::take(&mut rest).split_at_mut(count.saturating_mul(PAGE_SIZE));
             rest = after;
-            // The image's spaces are the machine's blocks, in the same order: that was looked at when it was opened.
-            let Some(space) = self.image.spaces().get(piece.block) else {
-                return Err(Stop::Failed(Error::damaged("the memory image has lost a block")));
-            };
-            self.image
-                .read_run(space.index, piece.pages.clone(), part)
-                .map_err(|error| Stop::Failed(store_error("a page of the guest can't be read", error)))?;
+            self.memory.read(piece.block, piece.pages.clone(), part).map_err(Stop::Failed)?;
         }
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let filled = self.lock().source.fill(batch, &work.data, &mut work.out);

@@ -21,6 +21,7 @@ use vmrewind_qemu::qmp::commands::MigrationStatus;
 use vmrewind_qemu::stream::{Captured, PAGE_SIZE};
 use vmrewind_store::ImageReader;
 
+use super::ahead::Ahead;
 use super::log::Log;
 use super::record::{Failure, LazyProgress, LazyRecord};
 use super::recovery::{Answer, recover};
@@ -98,23 +99,38 @@ impl Worker {
         Ok((image, captured))
     }
 
-    fn serve_all(&mut self, image: &ImageReader, captured: &Captured, mut fresh: bool) -> Result<()> {
+    fn serve_all(&mut self, image: &ImageReader, captured: &Captured, fresh: bool) -> Result<()> {
+        let known = WorkingSet::load(&self.folder, &self.record.snapshot);
+        let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
+        self.log.say(format_args!("working set of {} pages", working_set.len()));
+        let memory = Ahead::of(image, working_set);
+        let mut serve = || self.serve_from(&memory, captured, known.as_ref(), fresh);
+        // A QEMU that has lost its source has most of the working set already.
+        if fresh { memory.with_readers(serve) } else { serve() }
+    }
+
+    fn serve_from(
+        &mut self,
+        memory: &Ahead<'_>,
+        captured: &Captured,
+        known: Option<&WorkingSet>,
+        mut fresh: bool,
+    ) -> Result<()> {
+        let image = memory.image();
         let data: Vec<DataRuns> = image
             .spaces()
             .iter()
             .map(|space| image.data_runs(space.index).collect::<Result<_, _>>())
             .collect::<Result<_, _>>()
             .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
-        let known = WorkingSet::load(&self.folder, &self.record.snapshot);
-        let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
-        self.log.say(format_args!("working set of {} pages", working_set.len()));
+        self.log.say(format_args!("all pages with data are known"));
         let mut failures = 0;
         loop {
             let approach = if fresh { self.wait_for_qemu()? } else { self.approach()? };
             fresh = false;
-            let options = options(!working_set.is_empty());
+            let options = options(!memory.pages().is_empty());
             let made = match &approach {
-                Approach::Fresh(_) => Source::fresh(captured, &data, working_set.clone(), options),
+                Approach::Fresh(_) => Source::fresh(captured, &data, memory.pages().to_vec(), options),
                 Approach::Recover(_) => Source::recovering(captured, &data, Vec::new(), options),
                 Approach::Whole => return Ok(()),
                 Approach::Gone => {
@@ -126,10 +142,10 @@ impl Worker {
             let is_fresh = matches!(approach, Approach::Fresh(_));
             let (Approach::Fresh(stream) | Approach::Recover(stream)) = approach else { continue };
             let watcher = Reporter { worker: self, can_run: AtomicBool::new(false) };
-            let Served { end, progress, asked } = serve(source, image, stream, &watcher)?;
+            let Served { end, progress, asked } = serve(source, memory, stream, &watcher)?;
             self.log.say(format_args!("{end:?}: {progress:?}"));
             if is_fresh {
-                self.learn(known.as_ref(), captured, &asked);
+                self.learn(known, captured, &asked);
             }
             match end {
                 End::Whole => return self.wait_completed(),

@@ -116,7 +116,7 @@ fn send_run(
             flush(stream, out)?;
         }
     }
-    flush(stream, out)
+    Ok(())
 }
 
 fn send_zeros(

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to try `cont` while QEMU is still tidying a migration up.
 const FINALIZE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A QMP connection to the QEMU of a VM.
 #[derive(Debug)]
 pub(crate) struct Monitor {

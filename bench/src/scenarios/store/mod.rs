@@ -29,12 +29,9 @@ use self::sample::{Generation, Series};
 use crate::cache::{allocated_bytes, sync};
 use crate::desktop;
 use crate::outcome::{Outcome, context};
-use crate::vm::Vm;
+use crate::vm::{Vm, filled_guest};
 
 pub(crate) use self::text::markdown;
-
-/// What of a guest's memory its workload fills, in percent: the rest is the guest's kernel, and free.
-const FILLED_PERCENT: u32 = 65;
 
 /// Most of a guest's data whose image goes through many generations.
 const WORN_BYTES: usize = 256 << 20;
@@ -97,11 +94,12 @@ pub(crate) fn run(options: &Options, program: &Path, dir: &Path) -> Outcome<Vec<
 }
 
 fn measure(options: &Options, percent: u32, program: &Path, folder: &Path) -> Outcome<Series> {
-    let fill_mib = options.memory / 100 * FILLED_PERCENT;
+    let filled = filled_guest(options.memory);
+    let fill_mib = filled.fill_mib;
     let source = folder.join("source");
     let content = desktop::write(&source, u64::from(fill_mib / 20 * 12 + 20) << 20)?;
     println!("{} MiB, {percent} % dirtied: booting a guest ...", options.memory);
-    let vm = Vm::boot("store", &guest(options, fill_mib, &source, folder)?, program, folder)?;
+    let vm = Vm::boot("store", &guest(filled, &source, folder)?, program, folder)?;
     let keepers: Vec<Keeper> =
         Contestant::ALL.into_iter().map(|who| Keeper::new(who, folder)).collect::<Outcome<_>>()?;
     let mut series = Series {
@@ -157,18 +155,15 @@ fn take(vm: &Vm, keepers: &[Keeper], number: u32, folder: &Path) -> Outcome<Gene
     })
 }
 
-fn guest(options: &Options, fill_mib: u32, source: &Path, folder: &Path) -> Outcome<GuestOptions> {
+fn guest(filled: GuestOptions, source: &Path, folder: &Path) -> Outcome<GuestOptions> {
     let disk = folder.join("disk.qcow2");
     disk::ext4_qcow2(&disk, 256 << 20)?;
     Ok(GuestOptions {
-        memory_mib: options.memory,
-        fill_mib,
         mix: Mix::Desktop,
         source: Some(source.to_owned()),
-        seed: 1,
         dirty_mib: 8,
         dirty_hz: 200,
         disks: vec![DiskArg::new(disk, "qcow2").attached_as(DiskKind::Blockdev)],
-        ..GuestOptions::default()
+        ..filled
     })
 }

@@ -30,6 +30,21 @@ fn age_drafts(rig: &Rig) {
     }
 }
 
+/// A VM with a snapshot `base` of its running guest, stopped.
+fn stopped_parent(rig: &Rig) -> Guest<'_> {
+    let parent = rig.guest(small("vm"));
+    parent.snapshot("base", &[]);
+    parent.stop();
+    parent
+}
+
+/// The clone stands still, and its first start is still to come.
+#[track_caller]
+fn starts_warm(rig: &Rig, clone: &str) {
+    let view: Value = rig.run_json(&["vm", "show", clone]);
+    assert_eq!((&view["state"], &view["next_start"]), (&"stopped".into(), &"warm".into()), "{view}");
+}
+
 /// SIGKILL while clones are made: each is whole or not there, and what is left of the others neither keeps the parent nor
 /// stays.
 #[test]
@@ -62,9 +77,7 @@ fn vmrewind_killed_while_clones_are_made() {
 #[test]
 fn vmrewind_killed_at_every_step_of_a_first_start() {
     let rig = rig();
-    let parent = rig.guest(small("vm"));
-    parent.snapshot("base", &[]);
-    parent.stop();
+    let parent = stopped_parent(&rig);
     for (step, started) in [
         ("flat-written", false),
         ("journal-prepared", false),
@@ -106,17 +119,14 @@ fn vmrewind_killed_at_every_step_of_a_first_start() {
 #[test]
 fn qemu_killed_in_a_first_start() {
     let rig = rig();
-    let parent = rig.guest(small("vm"));
-    parent.snapshot("base", &[]);
-    parent.stop();
+    let parent = stopped_parent(&rig);
     rig.run_ok(&["vm", "clone", "vm@base", "c"]);
     for step in ["qemu-started", "state-loaded"] {
         let stopped = rig.stop_at(step, &["vm", "start", "c"]);
         kill(rig.qemu_pids()[0]);
         let run = stopped.go_on(PATIENCE);
         assert_ne!(run.status, 0, "at {step}: {run}");
-        let view: Value = rig.run_json(&["vm", "show", "c"]);
-        assert_eq!((&view["state"], &view["next_start"]), (&"stopped".into(), &"warm".into()), "{view}");
+        starts_warm(&rig, "c");
     }
     let clone = parent.expect_clone("base", "c");
     rig.run_ok(&["vm", "start", "c"]);
@@ -128,9 +138,7 @@ fn qemu_killed_in_a_first_start() {
 #[test]
 fn one_of_several_first_starts_is_lost() {
     let rig = rig();
-    let parent = rig.guest(small("vm"));
-    parent.snapshot("base", &[]);
-    parent.stop();
+    let parent = stopped_parent(&rig);
     let names = ["c-1", "c-2", "c-3"];
     let clones = names.map(|name| parent.expect_clone("base", name));
     let clone = ["--json", "vm", "clone", "vm@base", "c", "--count", "3", "--start"];
@@ -145,8 +153,7 @@ fn one_of_several_first_starts_is_lost() {
         .filter_map(|made| made["name"].as_str())
         .collect();
     let [lost] = lost[..] else { panic!("one is lost: {run}") };
-    let view = rig.run_json(&["vm", "show", lost]);
-    assert_eq!((&view["state"], &view["next_start"]), (&"stopped".into(), &"warm".into()), "{view}");
+    starts_warm(&rig, lost);
     rig.run_ok(&["vm", "start", lost]);
     for clone in clones {
         clone.check_warm(&parent, "base").stop();
@@ -158,9 +165,7 @@ fn one_of_several_first_starts_is_lost() {
 #[test]
 fn a_spoilt_memory_file() {
     let rig = rig();
-    let parent = rig.guest(small("vm"));
-    parent.snapshot("base", &[]);
-    parent.stop();
+    let parent = stopped_parent(&rig);
     let (running, _) = parent.clone_as("base", "running", &["--start"]);
     rig.run_ok(&["vm", "clone", "vm@base", "c"]);
     let flat = fs::read_dir(rig.root().join("flat")).expect("a clone runs").flatten().next();

@@ -191,10 +191,7 @@ impl Worker {
             if !process.is_alive() {
                 return Ok(Approach::Gone);
             }
-            match self
-                .recover()
-                .and_then(|found| found.map_or_else(|| self.ask(patience), |found| Ok(Some(found))))
-            {
+            match self.look(patience) {
                 Ok(Some(approach)) => return Ok(approach),
                 Ok(None) => {}
                 // Without a source before its devices were loaded it has no way on, and can hang in that: the
@@ -217,6 +214,14 @@ impl Worker {
 
     fn is_loaded(&self) -> bool {
         LazyRecord::load(&self.folder).is_none_or(|record| record.loaded)
+    }
+
+    /// Looks once. An answer of its main loop is not waited for longer than `patience`.
+    fn look(&self, patience: Duration) -> Result<Option<Approach>> {
+        match self.recover()? {
+            Some(approach) => Ok(Some(approach)),
+            None => self.ask(patience),
+        }
     }
 
     /// Connects to a QEMU that has lost its source.

@@ -212,9 +212,11 @@ impl Engine {
         process: &Process,
     ) -> Result<Outcome> {
         let mut misses = Vec::new();
-        let unsound = Monitor::connect(&process.run, socket::OPERATION)?.why_precopy_is_unsound()?;
         for method in methods(plan.guest_runs, request.max_pause.is_some()) {
-            if let (Method::Precopy, Some(why)) = (method, unsound) {
+            if *method == Method::Precopy
+                && let Some(why) =
+                    Monitor::connect(&process.run, socket::OPERATION)?.why_precopy_is_unsound()?
+            {
                 misses.push((*method, Error::failed(why)));
                 continue;
             }

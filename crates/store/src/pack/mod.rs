@@ -10,6 +10,7 @@
 mod codec;
 mod file;
 mod open;
+mod pieces;
 #[cfg(test)]
 mod tests;
 mod writer;

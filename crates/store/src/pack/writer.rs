@@ -5,12 +5,13 @@
 //!               └── dropped, or a write fails: the part file is removed
 //! ```
 //!
-//! An append reserves its place under a lock, and writes outside of it. The directory is in memory until the pack is
-//! finished: it is what the pack is named by.
+//! An append reserves its place and leaves its payload with others under a lock; whoever makes a piece of the file whole
+//! writes it, outside of the lock. The directory is in memory until the pack is finished: it is what the pack is named by.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::pieces::{Piece, Pieces};
 use super::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind, pack_name};
 use crate::StoreError;
 use crate::block::BlockSize;
@@ -42,8 +43,8 @@ pub(crate) struct PackWriter {
 
 struct State {
     directory: Directory,
-    /// Where the next payload goes.
-    end: u64,
+    /// Payloads that are not written yet.
+    pieces: Pieces,
     /// End of what the system was told to write to the disk.
     written_back: u64,
 }
@@ -82,14 +83,15 @@ impl PackWriter {
     /// Begins a pack under the temporary name `part`, which ends in `.pack.part`; one without a writer is replaced.
     pub(crate) fn begin(shared: Arc<Shared>, part: &str) -> Result<PackWriter, StoreError> {
         let file = shared.create_part(part)?;
-        let state = State { directory: Directory::default(), end: PACK_HEADER_LEN as u64, written_back: 0 };
+        let mut pieces = Pieces::default();
+        // The header is shorter than a piece.
+        pieces.push(&encode_pack_header(PACK_VERSION));
+        let state = State { directory: Directory::default(), pieces, written_back: 0 };
         let part = part.to_owned();
-        let writer = PackWriter { shared, part, file, state: Mutex::new(state), is_finished: false };
-        writer.write(0, &encode_pack_header(PACK_VERSION))?;
-        Ok(writer)
+        Ok(PackWriter { shared, part, file, state: Mutex::new(state), is_finished: false })
     }
 
-    /// Appends an object; when this returns it can be read by its entry.
+    /// Appends an object; it can be read by its entry once the pack is sealed.
     ///
     /// Does not look whether the pack has the object already. Fails with [`StoreError::Latched`] after any write failed.
     pub(crate) fn append(&self, object: NewObject<'_>) -> Result<EntryNo, StoreError> {
@@ -97,18 +99,22 @@ impl PackWriter {
             return Err(StoreError::Latched);
         }
         let mut state = self.state();
-        let Some((number, offset)) = state.reserve(&object) else {
+        let Some(number) = state.reserve(&object) else {
             drop(state);
             let full = io::ErrorKind::FileTooLarge.into();
             return Err(self.shared.write_failed("append to", &self.part, full));
         };
+        let whole = state.pieces.push(object.payload);
         let writeback = state.writeback();
         drop(state);
         if let Some((start, len)) = writeback {
             // A hint: what it fails to do, the sync does.
             let _ = self.file.start_writeback(start, len);
         }
-        self.write(offset, object.payload)?;
+        for piece in whole {
+            self.write(&piece)?;
+            self.state().pieces.give_back(piece);
+        }
         Ok(number)
     }
 
@@ -131,9 +137,9 @@ impl PackWriter {
         if self.shared.is_latched() {
             return Err(StoreError::Latched);
         }
-        let (directory, end) = {
+        let (directory, mut pieces) = {
             let mut state = self.state();
-            (std::mem::take(&mut state.directory), state.end)
+            (std::mem::take(&mut state.directory), std::mem::take(&mut state.pieces))
         };
         if directory.entries.is_empty() {
             return Ok(None);
@@ -144,9 +150,13 @@ impl PackWriter {
         let (entries, blocks) = (count(directory.entries.len()), count(directory.blocks.len()));
         drop(directory);
         let id = PackId::of(&tail);
-        let footer = PackFooter { version: PACK_VERSION, directory_offset: end, entries, blocks, id };
+        let footer =
+            PackFooter { version: PACK_VERSION, directory_offset: pieces.end(), entries, blocks, id };
         tail.extend_from_slice(&footer.encode());
-        self.write(end, &tail)?;
+        for piece in pieces.push(&tail) {
+            self.write(&piece)?;
+        }
+        self.write(&pieces.take())?;
         self.file.sync().map_err(|error| self.shared.write_failed("sync", &self.part, error))?;
         let pack = SealedPack { id, entries, stored_bytes: footer.file_len() };
         Ok(Some(SealedPart { writer: self, pack }))
@@ -160,8 +170,8 @@ impl PackWriter {
         self.seal()?.map(SealedPart::publish).transpose()
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        let written = self.file.write_at(offset, data);
+    fn write(&self, piece: &Piece) -> Result<(), StoreError> {
+        let written = self.file.write_at(piece.offset, &piece.bytes);
         written.map_err(|error| self.shared.write_failed("write", &self.part, error))
     }
 
@@ -184,11 +194,11 @@ impl SealedPart {
 
 impl State {
     fn payload_bytes(&self) -> u64 {
-        self.end - PACK_HEADER_LEN as u64
+        self.pieces.end() - PACK_HEADER_LEN as u64
     }
 
-    /// Enters an object in the directory; returns its number and where its payload goes. None when the pack has no room.
-    fn reserve(&mut self, object: &NewObject<'_>) -> Option<(EntryNo, u64)> {
+    /// Enters an object, whose payload comes next, in the directory; returns its number. None when the pack has no room.
+    fn reserve(&mut self, object: &NewObject<'_>) -> Option<EntryNo> {
         let Directory { entries, blocks } = &mut self.directory;
         let number = u32::try_from(entries.len()).ok().filter(|number| number + 1 < MAX_ENTRIES)?;
         let stored_len = u32::try_from(object.payload.len()).ok()?;
@@ -201,27 +211,25 @@ impl State {
             }
             None => None,
         };
-        let offset = self.end;
         entries.push(Entry {
             hash: object.hash,
             kind: object.kind,
             encoding: object.encoding,
-            offset,
+            offset: self.pieces.end(),
             stored_len,
             raw_len: object.raw_len,
             blocks: group,
         });
-        self.end += u64::from(stored_len);
-        Some((EntryNo(number), offset))
+        Some(EntryNo(number))
     }
 
     /// Returns the range that the system is to be told about now.
     fn writeback(&mut self) -> Option<(u64, u64)> {
-        let (start, len) = (self.written_back, self.end - self.written_back);
+        let (start, len) = (self.written_back, self.pieces.start() - self.written_back);
         if len < WRITEBACK_BYTES {
             return None;
         }
-        self.written_back = self.end;
+        self.written_back = self.pieces.start();
         Some((start, len))
     }
 }

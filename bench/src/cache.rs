@@ -1,4 +1,5 @@
-//! The page cache: what was written is written out, and what was read can be forgotten, for figures of a cold start.
+//! The page cache and free memory: what was written is written out, what was read can be forgotten, for figures of a cold
+//! start, and free memory is there.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -52,10 +53,27 @@ fn advise(folder: &Path) -> Outcome {
 pub(crate) fn warm(folder: &Path) -> Outcome {
     each_file(folder, &mut |path| {
         // What vanishes meanwhile is not missed.
-        if let Ok(mut file) = File::open(path) {
-            let _ = std::io::copy(&mut file, &mut std::io::sink());
-        }
+        let _ = warm_file(path);
     })
+}
+
+/// Reads a file, so that the kernel keeps it.
+pub(crate) fn warm_file(path: &Path) -> Outcome {
+    std::io::copy(&mut File::open(path)?, &mut std::io::sink())?;
+    Ok(())
+}
+
+/// Uses so much memory and gives it back, so that what runs next gets memory that is there.
+///
+/// In a virtual machine whose host takes free memory away, every page that was free for a while is a fault in the host: more
+/// work than to compress and write its content, and none of the program's doing.
+pub(crate) fn touch_memory(bytes: u64) -> Outcome {
+    let mut memory = vec![0_u8; usize::try_from(bytes)?];
+    for page in memory.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    std::hint::black_box(&memory);
+    Ok(())
 }
 
 /// The bytes that the files below `folder` take on the disk.

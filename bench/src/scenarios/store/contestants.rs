@@ -9,7 +9,7 @@ use vmrewind_store::{ImageId, Store};
 
 use super::images;
 use super::sample::Turn;
-use crate::cache::{allocated_bytes, sync};
+use crate::cache::{allocated_bytes, sync, touch_memory, warm_file};
 use crate::outcome::{Outcome, context};
 
 /// One way to keep generations.
@@ -66,7 +66,10 @@ impl Keeper {
 
     /// Keeps generation `number`, which is the file `flat`.
     pub(super) fn keep(&self, number: u32, flat: &Path, base: &Path) -> Outcome<Turn> {
+        // borg has the kernel forget the files that it has read: whoever came next would read them from the disk.
+        warm_file(flat)?;
         sync(base)?;
+        touch_memory(std::fs::metadata(flat)?.len())?;
         let doing = || format!("{} failed", self.who.name());
         let begun = Instant::now();
         self.put(number, flat).map_err(context(doing))?;

@@ -6,13 +6,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use vmrewind_store::{
     BlockSize, DirStorage, ImageId, ImageReader, PAGE_SIZE, SpaceIndex, Store, WriteOptions,
 };
 
 use crate::outcome::Outcome;
 
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes read at a time: the processor's cache keeps them until they are put.
+const CHUNK_BYTES: usize = 256 << 10;
 /// The space of an image that is made of a flat file.
 const SPACE: &str = "flat";
 
@@ -43,19 +46,30 @@ pub(super) fn ingest(store: &Store, id: &ImageId, parent: Option<ImageId>, flat:
     let mut writer = store.create_image(id.clone(), options)?;
     let space = writer.add_space(SPACE, length, BlockSize::Page4K)?;
     let mut chunk = vec![0; CHUNK_BYTES];
-    let (mut offset, mut page) = (0, 0);
-    while offset < length {
+    let mut offset = 0;
+    while let Some(begin) = next_data(&file, offset)? {
+        // A page that is not put is zero, as a hole is.
+        let first = begin / PAGE_SIZE as u64;
+        offset = first * PAGE_SIZE as u64;
         let wanted = usize::try_from((length - offset).min(chunk.len() as u64))?;
         file.read_exact_at(&mut chunk[..wanted], offset)?;
         let (pages, _) = chunk[..wanted].as_chunks::<PAGE_SIZE>();
-        for content in pages {
+        for (page, content) in (first..).zip(pages) {
             writer.put_page(space, page, content)?;
-            page += 1;
         }
         offset += wanted as u64;
     }
     writer.finish()?;
     Ok(())
+}
+
+/// Finds where the data at an offset of a file, or the next after it, begins; none behind the last.
+fn next_data(file: &File, offset: u64) -> Outcome<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(begin) => Ok(Some(begin)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads all data of a space; `visit` is given the offset and the bytes of pages that follow each other.

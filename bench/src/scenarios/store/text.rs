@@ -23,7 +23,8 @@ const EXPLANATION: &str = "\
 Memory of the Linux test guest: of its filled part 60 % are programs and texts of this machine's /usr, 15 % text, 15 %
 random, 10 % zero. Between generations the guest changes a part of these pages, in runs of eight: half of them 64 bytes in
 each page, half of them wholly. MB/s are of pages that are not zero, until all is written out. The contestants are given
-the same flat file of each generation, in the page cache, by turns; `snapshot create` is the whole command on the
+the same flat file of each generation, in the page cache, by turns, each after as much memory was used and freed: a host
+that takes free memory from this machine would otherwise be measured. `snapshot create` is the whole command on the
 running guest. Bulk read: an image opened and all its data read and verified, best of three; flat file: the same
 pages read from the page cache and hashed with BLAKE3 on all cores. A page of a cold group was not read since the image
 was opened, files in the page cache. Many generations: up to 256 MiB of the guest's pages, of which one in twenty is changed, all

@@ -1,14 +1,16 @@
-//! The pages that a guest touches first, read before anybody asks: while QEMU starts, a page server has nothing to do.
+//! The memory of a lazy restore; the pages that the guest's first steps need are read before anybody asks: while QEMU
+//! starts, a page server has nothing to do.
 //!
 //! In an image of many generations each of these pages can lie in a group of its own, so that reading them takes as long as
-//! QEMU does to start. What was read is kept until it is sent: 64 MiB at most, the bound of a working set.
+//! QEMU does to start. Who reads them stands back behind QEMU, which needs a processor for that. What was read is kept until
+//! it is sent: 64 MiB at most, the bound of a working set.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use vmrewind_qemu::postcopy::PageAddress;
+use vmrewind_qemu::postcopy::{DataRuns, PageAddress};
 use vmrewind_qemu::stream::PAGE_SIZE;
 use vmrewind_store::{ImageReader, StoreError};
 
@@ -17,6 +19,9 @@ use crate::images::store_error;
 
 /// Threads that read: where the disk is slow, one waits for it while another expands.
 const READERS: usize = 2;
+
+/// Who is this nice gets a tenth of a processor that somebody else wants.
+const MODEST_NICENESS: i32 = 10;
 
 type Page = Box<[u8; PAGE_SIZE]>;
 
@@ -44,14 +49,28 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// The image.
-    pub(super) fn image(&self) -> &'a ImageReader {
-        self.image
+    /// Which pages of each block hold data; none where `go_on` said no before all were known.
+    ///
+    /// # Errors
+    /// `Damaged`, or `Failed`.
+    pub(super) fn data_runs(&self, go_on: impl Fn() -> bool) -> Result<Option<Vec<DataRuns>>> {
+        let mut all = Vec::new();
+        for space in self.image.spaces() {
+            let mut runs = DataRuns::new();
+            for run in self.image.data_runs(space.index) {
+                runs.push(run.map_err(|error| store_error("the snapshot's memory can't be read", error))?);
+                if !go_on() {
+                    return Ok(None);
+                }
+            }
+            all.push(runs);
+        }
+        Ok(Some(all))
     }
 
-    /// The pages that are read ahead, in that order.
-    pub(super) fn pages(&self) -> &[PageAddress] {
-        &self.pages
+    /// How many pages with data the image has.
+    pub(super) fn data_pages(&self) -> u64 {
+        self.image.data_bytes() / PAGE_SIZE as u64
     }
 
     /// Does `work` while the pages are read beside it.
@@ -69,6 +88,7 @@ impl<'a> Ahead<'a> {
     }
 
     fn read_all(&self) {
+        be_modest();
         while !self.stopped.load(Ordering::Relaxed) {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(page) = self.pages.get(at) else { return };
@@ -128,6 +148,13 @@ impl<'a> Ahead<'a> {
         let space = self.image.spaces().get(block).ok_or(None)?;
         self.image.read_run(space.index, pages, buffer).map_err(Some)
     }
+}
+
+/// Has the calling thread leave the processors to whoever else wants them: QEMU, which is starting, the guest's first
+/// steps, and those who answer its requests.
+pub(super) fn be_modest() {
+    // Without it all goes its way, only slower.
+    let _ = rustix::process::setpriority_process(None, MODEST_NICENESS);
 }
 
 fn bytes(pages: Range<u64>) -> usize {

@@ -1,8 +1,9 @@
-//! One connection to a QEMU that asks for its memory: three threads around one postcopy source.
+//! One connection to a QEMU that asks for its memory: threads around one postcopy source.
 //!
 //! ```text
 //!  QEMU --requests--> receive --> [ source ] <-- faults: reads what was asked for, at once
-//!   ^                                  ^-------- push:   reads working set and rest, never while somebody waits
+//!   ^                                ^ ^-------- push:   reads working set and rest, never while somebody waits
+//!   |                                '---------- index:  finds out which pages there are, once the guest runs
 //!   '------------------------- bytes, in the order in which the source gave them
 //! ```
 //! The store is read with nothing locked: a page that is waited for is read while another still comes from a slow disk.
@@ -13,14 +14,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmrewind_qemu::postcopy::{Batch, Content, Lane, Next, PageAddress, Progress, Source, SourceError};
+use vmrewind_qemu::postcopy::{Batch, Content, FirstPages, Lane, Next, Progress, Source, SourceError};
 use vmrewind_qemu::stream::PAGE_SIZE;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, be_modest};
 use crate::error::{Context, Error, Result};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How long after the guest can run it is looked which pages hold data. That takes the longer the more memory there is, and
+/// nothing but the push needs it.
+const INDEX_AFTER: Duration = Duration::from_millis(100);
 /// How much of what QEMU sends is read at once.
 const RECEIVE_BYTES: usize = 64 << 10;
 
@@ -40,7 +44,7 @@ pub(super) struct Served {
     /// How far it came.
     pub(super) progress: Progress,
     /// The pages that were asked for in the first seconds.
-    pub(super) asked: Vec<PageAddress>,
+    pub(super) asked: FirstPages,
 }
 
 /// What happens on the way, for whoever looks.
@@ -76,7 +80,8 @@ pub(super) fn serve(
         let started = named("receive")
             .spawn_scoped(scope, || connection.receive(receiving))
             .and_then(|_| named("faults").spawn_scoped(scope, || lane(Lane::Faults)))
-            .and_then(|_| named("push").spawn_scoped(scope, || lane(Lane::Push)));
+            .and_then(|_| named("push").spawn_scoped(scope, || lane(Lane::Push)))
+            .and_then(|_| named("index").spawn_scoped(scope, || connection.index()));
         if let Err(error) = started {
             connection.end(Err(Error::failed("cannot start a thread").because(error)));
         }
@@ -88,7 +93,7 @@ pub(super) fn serve(
     let progress = state.source.progress();
     watcher.progress(progress);
     let end = state.end.unwrap_or_else(|| Ok(End::Lost("nobody served it".into())))?;
-    Ok(Served { end, progress, asked: state.source.remembered().to_vec() })
+    Ok(Served { end, progress, asked: state.source.remembered().clone() })
 }
 
 struct Connection<'a> {
@@ -129,6 +134,27 @@ impl<'a> Connection<'a> {
                 let waited = self.changed.wait_timeout_while(state, TELL_EVERY, |state| state.end.is_none());
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
+        }
+    }
+
+    /// Tells the source which pages hold data.
+    fn index(&self) {
+        be_modest();
+        let mut state = self.lock();
+        while state.end.is_none() && !state.source.progress().can_run {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(self.changed.wait_timeout_while(state, INDEX_AFTER, |state| state.end.is_none()));
+        let known = self.memory.data_runs(|| self.lock().end.is_none());
+        match known {
+            Ok(None) => {}
+            Ok(Some(data)) => {
+                if let Err(error) = self.lock().source.know(&data) {
+                    self.end(Ok(lost(&error)));
+                }
+                self.changed.notify_all();
+            }
+            Err(error) => self.end(Err(error)),
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmrewind_qemu::postcopy::{DataRuns, Options, PageAddress, Progress, Source};
+use vmrewind_qemu::postcopy::{FirstPages, Options, Progress, Source};
 use vmrewind_qemu::qmp::commands::MigrationStatus;
 use vmrewind_qemu::stream::{Captured, PAGE_SIZE};
 use vmrewind_store::ImageReader;
@@ -102,9 +102,10 @@ impl Worker {
     fn serve_all(&mut self, image: &ImageReader, captured: &Captured, fresh: bool) -> Result<()> {
         let known = WorkingSet::load(&self.folder, &self.record.snapshot);
         let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
-        self.log.say(format_args!("working set of {} pages", working_set.len()));
-        let memory = Ahead::of(image, working_set);
-        let mut serve = || self.serve_from(&memory, captured, known.as_ref(), fresh);
+        let FirstPages { early, later } = &working_set;
+        self.log.say(format_args!("working set of {} pages, and {} later", early.len(), later.len()));
+        let memory = Ahead::of(image, early.clone());
+        let mut serve = || self.serve_from(&memory, captured, known.as_ref(), &working_set, fresh);
         // A QEMU that has lost its source has most of the working set already.
         if fresh { memory.with_readers(serve) } else { serve() }
     }
@@ -114,24 +115,18 @@ impl Worker {
         memory: &Ahead<'_>,
         captured: &Captured,
         known: Option<&WorkingSet>,
+        working_set: &FirstPages,
         mut fresh: bool,
     ) -> Result<()> {
-        let image = memory.image();
-        let data: Vec<DataRuns> = image
-            .spaces()
-            .iter()
-            .map(|space| image.data_runs(space.index).collect::<Result<_, _>>())
-            .collect::<Result<_, _>>()
-            .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
-        self.log.say(format_args!("all pages with data are known"));
+        let total = memory.data_pages();
         let mut failures = 0;
         loop {
             let approach = if fresh { self.wait_for_qemu()? } else { self.approach()? };
             fresh = false;
-            let options = options(!memory.pages().is_empty());
+            let options = options(known.is_some());
             let made = match &approach {
-                Approach::Fresh(_) => Source::fresh(captured, &data, memory.pages().to_vec(), options),
-                Approach::Recover(_) => Source::recovering(captured, &data, Vec::new(), options),
+                Approach::Fresh(_) => Source::fresh(captured, total, working_set.clone(), options),
+                Approach::Recover(_) => Source::recovering(captured, total, FirstPages::default(), options),
                 Approach::Whole => return Ok(()),
                 Approach::Gone => {
                     self.log.say(format_args!("QEMU has ended"));
@@ -265,7 +260,7 @@ impl Worker {
     }
 
     /// Adds what was asked for to the working set. Not worth an error: the next restore tries again.
-    fn learn(&self, known: Option<&WorkingSet>, captured: &Captured, asked: &[PageAddress]) {
+    fn learn(&self, known: Option<&WorkingSet>, captured: &Captured, asked: &FirstPages) {
         let set = WorkingSet::improved(known, &captured.blocks, asked);
         if let Err(error) = set.save(&self.folder, &self.record.snapshot) {
             self.log.say(format_args!("the working set is not kept: {error}"));

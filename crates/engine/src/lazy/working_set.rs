@@ -5,9 +5,10 @@
 //! image.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use vmrewind_qemu::postcopy::PageAddress;
+use vmrewind_qemu::postcopy::{FirstPages, PageAddress};
 use vmrewind_qemu::stream::{PAGE_SIZE, RamBlock};
 
 use crate::error::Result;
@@ -31,6 +32,9 @@ pub(crate) struct WorkingSet {
     blocks: Vec<String>,
     /// Runs of pages, in the order in which they are sent: block, first page, number.
     runs: Vec<(usize, u64, u64)>,
+    /// How many of the pages the guest's first steps wait for; all where it does not say.
+    #[serde(default)]
+    early: Option<u64>,
 }
 
 impl WorkingSet {
@@ -47,16 +51,20 @@ impl WorkingSet {
         write_json(&folder.working_set(snapshot), self)
     }
 
-    /// The set with what a restore has shown: the pages known before, then those that were asked for all the same. Where
-    /// there are too many, those asked for now count more.
-    pub(crate) fn improved(known: Option<&Self>, blocks: &[RamBlock], asked: &[PageAddress]) -> Self {
-        let old = known.map(|set| set.pages_of(blocks)).unwrap_or_default();
-        let new: HashSet<&PageAddress> = asked.iter().collect();
+    /// The set with what a restore has shown. What was asked for early came too late, and goes first next time; what was
+    /// asked for later goes behind what was known. Where there are too many, those asked for now count more.
+    pub(crate) fn improved(known: Option<&Self>, blocks: &[RamBlock], asked: &FirstPages) -> Self {
+        let FirstPages { early, later } = known.map(|set| set.pages_of(blocks)).unwrap_or_default();
+        let new: HashSet<&PageAddress> = asked.early.iter().chain(&asked.later).collect();
         let room = MAX_PAGES.saturating_sub(new.len());
-        let old = old.iter().filter(|page| !new.contains(page)).take(room);
-        let pages: Vec<PageAddress> = old.chain(asked).take(MAX_PAGES).copied().collect();
+        let mut old = early.iter().chain(&later).filter(|page| !new.contains(page)).take(room);
+        let still_early = early.iter().filter(|page| !new.contains(page)).count().min(room);
+        let mut pages = asked.early.clone();
+        pages.extend(old.by_ref().take(still_early));
+        let early = pages.len();
+        pages.extend(old.chain(&asked.later));
         let restores = known.map_or(0, |set| set.restores).saturating_add(1);
-        Self { restores, ..Self::of(blocks, &pages) }
+        Self { restores, early: Some(early.min(MAX_PAGES) as u64), ..Self::of(blocks, &pages) }
     }
 
     /// The set of these pages, as a guess before any restore.
@@ -69,20 +77,25 @@ impl WorkingSet {
             }
         }
         let blocks = blocks.iter().map(|block| block.name.clone()).collect();
-        Self { version: RECORD_VERSION, restores: 0, blocks, runs }
+        Self { version: RECORD_VERSION, restores: 0, blocks, runs, early: None }
     }
 
     /// The pages, as a machine with these blocks numbers them; what it does not have is left out.
-    pub(crate) fn pages_of(&self, blocks: &[RamBlock]) -> Vec<PageAddress> {
+    pub(crate) fn pages_of(&self, blocks: &[RamBlock]) -> FirstPages {
         let number = |name: &String| blocks.iter().position(|block| block.name == *name);
         let numbers: Vec<Option<usize>> = self.blocks.iter().map(number).collect();
-        let mut pages = Vec::new();
+        let mut found = FirstPages::default();
+        let mut early = self.early.unwrap_or(u64::MAX);
         for (block, first, count) in &self.runs {
+            let split = first.saturating_add(early.min(*count));
+            early = early.saturating_sub(*count);
             let Some(block) = numbers.get(*block).copied().flatten() else { continue };
             let end = first.saturating_add(*count).min(blocks.get(block).map_or(0, RamBlock::pages));
-            pages.extend((*first..end).map(|page| PageAddress { block, page }));
+            let pages = |pages: Range<u64>| pages.map(|page| PageAddress { block, page });
+            found.early.extend(pages(*first..split.min(end)));
+            found.later.extend(pages(split..end));
         }
-        pages
+        found
     }
 
     /// Number of pages.
@@ -113,25 +126,43 @@ mod tests {
         PageAddress { block, page }
     }
 
+    fn pages(early: &[PageAddress], later: &[PageAddress]) -> FirstPages {
+        FirstPages { early: early.to_vec(), later: later.to_vec() }
+    }
+
     /// Guards what makes the second restore quick: all that was asked for is sent first next time, in its order, each
-    /// page once, and what was known stays.
+    /// page once; what came too late goes first, and what was known stays.
     #[test]
     fn a_restore_improves_it() {
-        let first = WorkingSet::improved(None, &blocks(), &[at(1, 7), at(1, 8), at(0, 3)]);
-        assert_eq!((first.pages(), first.restores()), (3, 1));
-        let second = WorkingSet::improved(Some(&first), &blocks(), &[at(1, 8), at(1, 100)]);
-        assert_eq!(second.pages_of(&blocks()), [at(1, 7), at(0, 3), at(1, 8), at(1, 100)]);
+        let asked = pages(&[at(1, 7), at(1, 8), at(0, 3)], &[at(1, 9), at(1, 20)]);
+        let first = WorkingSet::improved(None, &blocks(), &asked);
+        assert_eq!((first.pages(), first.restores()), (5, 1));
+        assert_eq!(first.pages_of(&blocks()), asked);
+        let asked = pages(&[at(1, 8), at(1, 100), at(1, 20)], &[at(1, 4), at(0, 3)]);
+        let second = WorkingSet::improved(Some(&first), &blocks(), &asked);
+        let expected = pages(&[at(1, 8), at(1, 100), at(1, 20), at(1, 7)], &[at(1, 9), at(1, 4), at(0, 3)]);
+        assert_eq!(second.pages_of(&blocks()), expected);
         assert_eq!(second.restores(), 2);
+        // A guess says nothing of when.
+        let guess = WorkingSet::of(&blocks(), &[at(1, 7), at(1, 8)]);
+        assert_eq!(guess.pages_of(&blocks()), pages(&[at(1, 7), at(1, 8)], &[]));
     }
 
     /// It is bounded, and what was seen last counts more.
     #[test]
     fn it_does_not_grow_for_ever() {
         let old: Vec<PageAddress> = (0..MAX_PAGES as u64).map(|page| at(1, page)).collect();
-        let first = WorkingSet::improved(None, &blocks(), &old);
-        let second = WorkingSet::improved(Some(&first), &blocks(), &[at(1, 200_000)]);
-        assert_eq!(second.pages(), MAX_PAGES as u64);
-        assert!(second.pages_of(&blocks()).contains(&at(1, 200_000)));
+        let first = WorkingSet::improved(None, &blocks(), &pages(&old, &[]));
+        for asked in [pages(&[at(1, 200_000)], &[]), pages(&[], &[at(1, 200_000)])] {
+            let second = WorkingSet::improved(Some(&first), &blocks(), &asked);
+            assert_eq!(second.pages(), MAX_PAGES as u64);
+            let FirstPages { early, later } = second.pages_of(&blocks());
+            assert_eq!(
+                (early.first(), later.len()),
+                (asked.early.first().or(old.first()), asked.later.len())
+            );
+            assert_eq!(later, asked.later);
+        }
     }
 
     /// A machine has its blocks in its own order; what it has not is never asked of its image.
@@ -139,8 +170,16 @@ mod tests {
     fn blocks_go_by_name_and_pages_stay_inside() {
         let set = WorkingSet::of(&blocks(), &[at(1, 5), at(0, 15), at(0, 16), at(1, u64::MAX)]);
         let other = [RamBlock::new("pc.ram", 6 << 12), RamBlock::new("vga.vram", 16 << 12)];
-        assert_eq!(set.pages_of(&other), [at(0, 5), at(1, 15)]);
-        assert_eq!(set.pages_of(&[]), []);
+        assert_eq!(set.pages_of(&other), pages(&[at(0, 5), at(1, 15)], &[]));
+        assert_eq!(set.pages_of(&[]), FirstPages::default());
+        // Early are those that were so in the machine it is of, wherever a run of pages is cut.
+        let split = |early| WorkingSet {
+            early: Some(early),
+            ..WorkingSet::of(&blocks(), &[at(0, 15), at(1, 3), at(1, 4)])
+        };
+        assert_eq!(split(2).pages_of(&other), pages(&[at(1, 15), at(0, 3)], &[at(0, 4)]));
+        assert_eq!(split(0).pages_of(&other[..1]), pages(&[], &[at(0, 3), at(0, 4)]));
+        assert_eq!(split(3).pages_of(&other[..1]), pages(&[at(0, 3), at(0, 4)], &[]));
     }
 
     /// Damage of any kind must not keep a snapshot from being restored.

@@ -10,9 +10,12 @@
 //!            [RECV_BITMAP for each block]     [RESUME]
 //! ```
 //! [`Source`] is told what QEMU sends back and what time it is, and says which pages to read and which bytes to send.
-//! What is sent, in this order: pages that were asked for, with their neighbours; the working set, as soon as the package
-//! is out; the rest, a while after the guest can run. Each page goes out once. A page of zeros is sent when it is asked
-//! for, or with the working set; the others QEMU makes itself at the end.
+//! What is sent, in this order: pages that were asked for, with their neighbours; the early part of the working set, as
+//! soon as the package is out; its later part and the rest, a while after the guest can run. Each page goes out once. A
+//! page of zeros is sent when it is asked for, or with the working set; the others QEMU makes itself at the end.
+//!
+//! Which pages hold data it need not know to begin with, since that takes the longer the more memory there is: the guest
+//! can run before.
 //!
 //! After the source's death QEMU waits for another one, which asks which pages came and goes on (`recovering`). Before
 //! PONG 3 QEMU ends with its source.
@@ -50,6 +53,15 @@ pub struct PageAddress {
     pub page: u64,
 }
 
+/// Pages that a guest touches first, in that order, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirstPages {
+    /// Those that its first steps wait for.
+    pub early: Vec<PageAddress>,
+    /// Those that it wants soon after.
+    pub later: Vec<PageAddress>,
+}
+
 /// How pages are sent.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -59,10 +71,12 @@ pub struct Options {
     pub batch_pages: u64,
     /// From the guest being able to run (or a recovery) to the first page that nobody asked for.
     pub push_after: Duration,
-    /// How many requests are remembered.
+    /// How many pages are remembered that were asked for, or sent with such.
     pub remember_pages: usize,
-    /// How long they are, from the first one on.
+    /// How long they are, from the first request on.
     pub remember_for: Duration,
+    /// For how long, from the first request on, they count as early.
+    pub early_for: Duration,
 }
 
 impl Default for Options {
@@ -73,6 +87,7 @@ impl Default for Options {
             push_after: Duration::from_millis(200),
             remember_pages: 32 << 10,
             remember_for: Duration::from_secs(5),
+            early_for: Duration::from_millis(250),
         }
     }
 }

@@ -46,6 +46,11 @@ impl PageSet {
         }
     }
 
+    /// How many pages are in the set.
+    pub(super) fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
     /// How many pages are in this set and not in `other`.
     pub(super) fn count_without(&self, other: &Self) -> u64 {
         self.words.iter().zip(&other.words).map(|(own, other)| u64::from((own & !other).count_ones())).sum()

@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::vec::IntoIter;
 
 use super::page_set::PageSet;
 use super::source::{Content, Piece};
-use super::{DataRuns, PageAddress};
+use super::{DataRuns, FirstPages, PageAddress};
 
 /// The pages of one block.
 #[derive(Debug)]
 struct BlockPages {
-    /// Those with data.
-    data: PageSet,
+    /// Those with data, once that is known; all are taken for such before.
+    data: Option<PageSet>,
     /// Those that were chosen, or received before this source.
     sent: PageSet,
     /// Those that were asked for.
@@ -23,27 +24,54 @@ struct BlockPages {
 pub(super) struct Backlog {
     blocks: Vec<BlockPages>,
     faults: VecDeque<PageAddress>,
-    working_set: std::vec::IntoIter<PageAddress>,
+    early: IntoIter<PageAddress>,
+    later: IntoIter<PageAddress>,
     /// Where the push of the rest is: everything with data before it was chosen.
     cursor: PageAddress,
     total: u64,
-    /// Pages with data that were not chosen.
+    /// Pages with data that were not chosen; about so many until it is known which ones these are.
     owed: u64,
 }
 
 impl Backlog {
-    /// All pages of blocks of these lengths in pages, with these data runs.
-    pub(super) fn new(lengths: &[u64], data: &[DataRuns], working_set: Vec<PageAddress>) -> Self {
-        let block = |(pages, runs): (&u64, &DataRuns)| {
-            let mut data = PageSet::new(*pages);
-            runs.iter().for_each(|run| data.insert_range(run.clone()));
-            BlockPages { data, sent: PageSet::new(*pages), asked: PageSet::new(*pages) }
-        };
-        let blocks: Vec<BlockPages> = lengths.iter().zip(data).map(block).collect();
-        let total = count_owed(&blocks);
-        let cursor = PageAddress { block: 0, page: 0 };
-        let working_set = working_set.into_iter();
-        Self { blocks, faults: VecDeque::new(), working_set, cursor, total, owed: total }
+    /// All pages of blocks of these lengths in pages, of which `total` hold data.
+    pub(super) fn new(lengths: &[u64], total: u64, working_set: FirstPages) -> Self {
+        let empty = |pages: &u64| PageSet::new(*pages);
+        let block = |pages| BlockPages { data: None, sent: empty(pages), asked: empty(pages) };
+        let FirstPages { early, later } = working_set;
+        Self {
+            blocks: lengths.iter().map(block).collect(),
+            faults: VecDeque::new(),
+            early: early.into_iter(),
+            later: later.into_iter(),
+            cursor: PageAddress { block: 0, page: 0 },
+            total,
+            owed: total,
+        }
+    }
+
+    /// Takes in which pages of each block hold data.
+    pub(super) fn know(&mut self, data: &[DataRuns]) {
+        self.total = 0;
+        for (block, runs) in self.blocks.iter_mut().zip(data) {
+            let mut pages = PageSet::new(block.sent.pages());
+            runs.iter().for_each(|run| pages.insert_range(run.clone()));
+            self.total += pages.count();
+            block.data = Some(pages);
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let owed = |block: &BlockPages| block.data.as_ref().map(|data| data.count_without(&block.sent));
+        if let Some(owed) = self.blocks.iter().map(owed).sum::<Option<u64>>() {
+            self.owed = owed;
+        }
+    }
+
+    /// Whether all pages with data were chosen.
+    pub(super) fn is_empty(&self) -> bool {
+        self.owed == 0 && self.blocks.iter().all(|block| block.data.is_some())
     }
 
     /// Pages with data in all.
@@ -83,7 +111,7 @@ impl Backlog {
         if let Some(block) = self.blocks.get_mut(at) {
             block.sent.insert_bits(bitmap);
         }
-        self.owed = count_owed(&self.blocks);
+        self.count();
     }
 
     /// The next page that was asked for, with its neighbours; those of a page of zeros are the zeros around it.
@@ -103,24 +131,38 @@ impl Backlog {
         None
     }
 
-    /// The next pages of the working set, `count` at most. None once there are no more.
-    pub(super) fn next_of_working_set(&mut self, count: u64) -> Option<Vec<Piece>> {
+    /// The next early pages of the working set, `count` at most. None once there are no more.
+    pub(super) fn next_early(&mut self, count: u64) -> Option<Vec<Piece>> {
+        let mut early = std::mem::take(&mut self.early);
+        let pieces = self.next_of(&mut early, count);
+        self.early = early;
+        pieces
+    }
+
+    fn next_of(&mut self, pages: &mut IntoIter<PageAddress>, count: u64) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut chosen = 0;
         while chosen < count.max(1)
-            && let Some(PageAddress { block, page }) = self.working_set.next()
+            && let Some(PageAddress { block, page }) = pages.next()
         {
             chosen += u64::from(self.choose(block, page, &mut pieces).is_some());
         }
         (!pieces.is_empty()).then_some(pieces)
     }
 
-    /// The next pages with data that were not chosen: one run, `count` at most. None once there are no more.
+    /// The next pages that were not chosen, `count` at most: what is left of the working set, then one run of pages with
+    /// data. None where there are no more, or none that are known.
     pub(super) fn next_of_rest(&mut self, count: u64) -> Option<Vec<Piece>> {
+        let mut later = std::mem::take(&mut self.later);
+        let pieces = self.next_of(&mut later, count);
+        self.later = later;
+        if pieces.is_some() {
+            return pieces;
+        }
         loop {
             let PageAddress { block: at, page: from } = self.cursor;
             let block = self.blocks.get(at)?;
-            let Some(first) = block.data.next_without(&block.sent, from) else {
+            let Some(first) = block.data.as_ref()?.next_without(&block.sent, from) else {
                 self.cursor = PageAddress { block: at + 1, page: 0 };
                 continue;
             };
@@ -141,14 +183,15 @@ impl Backlog {
         if page >= block.sent.pages() || block.sent.contains(page) {
             return None;
         }
-        Some(if block.data.contains(page) { Content::Data } else { Content::Zero })
+        let zero = block.data.as_ref().is_some_and(|data| !data.contains(page));
+        Some(if zero { Content::Zero } else { Content::Data })
     }
 
     /// Chooses a page if nobody has: it joins the last piece where it continues that.
     fn choose(&mut self, at: usize, page: u64, pieces: &mut Vec<Piece>) -> Option<Content> {
         let content = self.content_of(at, page)?;
         self.blocks.get_mut(at)?.sent.insert(page);
-        self.owed -= u64::from(content == Content::Data);
+        self.owed = self.owed.saturating_sub(u64::from(content == Content::Data));
         match pieces.last_mut() {
             Some(last) if last.block == at && last.content == content && last.pages.end == page => {
                 last.pages.end += 1;
@@ -157,8 +200,4 @@ impl Backlog {
         }
         Some(content)
     }
-}
-
-fn count_owed(blocks: &[BlockPages]) -> u64 {
-    blocks.iter().map(|block| block.data.count_without(&block.sent)).sum()
 }

@@ -1,12 +1,13 @@
 //! The source: messages and time in; pages to read, and bytes to send, out.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::error::SourceError;
 use super::queue::Backlog;
 use super::return_path::{Message, ReturnPath};
-use super::{DataRuns, Options, PageAddress, opening};
+use super::{DataRuns, FirstPages, Options, PageAddress, opening};
 use crate::stream::{Captured, Encoder, PAGE_SIZE};
 
 /// Two senders can share one source, so that a page that is waited for is read while another is read from afar.
@@ -51,7 +52,7 @@ pub struct Piece {
 /// What a page holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// To be read.
+    /// To be read; zeros too where it is not known yet which pages hold data.
     Data,
     /// Zeros.
     Zero,
@@ -106,8 +107,18 @@ pub struct Source<'a> {
     /// When pages that nobody asked for begin to be sent.
     push_from: Option<Duration>,
     asked: u64,
-    remembered: Vec<PageAddress>,
-    remember_until: Option<Duration>,
+    remembered: FirstPages,
+    /// Those that are remembered, to remember each once.
+    is_remembered: HashSet<PageAddress>,
+    /// When the first page was asked for.
+    first_asked: Option<Duration>,
+}
+
+impl Piece {
+    fn addresses(&self) -> impl Iterator<Item = PageAddress> + use<> {
+        let block = self.block;
+        self.pages.clone().map(move |page| PageAddress { block, page })
+    }
 }
 
 impl Batch {
@@ -124,17 +135,18 @@ impl Batch {
 }
 
 impl<'a> Source<'a> {
-    /// A source for a QEMU that waits for a migration. `data` has the runs of pages with data of each block.
+    /// A source for a QEMU that waits for a migration, of a machine with `total_pages` pages with data, which is told of
+    /// for people only. Which ones [`Source::know`] says: before that no page is pushed but the working set.
     ///
     /// # Errors
     /// [`SourceError::Unfit`].
     pub fn fresh(
         captured: &'a Captured,
-        data: &[DataRuns],
-        working_set: Vec<PageAddress>,
+        total_pages: u64,
+        working_set: FirstPages,
         options: Options,
     ) -> Result<Self, SourceError> {
-        Self::new(captured, data, working_set, options, State::Fresh)
+        Self::new(captured, total_pages, working_set, options, State::Fresh)
     }
 
     /// A source for a QEMU whose source has gone after the guest could run.
@@ -143,38 +155,48 @@ impl<'a> Source<'a> {
     /// As [`Source::fresh`].
     pub fn recovering(
         captured: &'a Captured,
-        data: &[DataRuns],
-        working_set: Vec<PageAddress>,
+        total_pages: u64,
+        working_set: FirstPages,
         options: Options,
     ) -> Result<Self, SourceError> {
-        Self::new(captured, data, working_set, options, State::Recovering)
+        Self::new(captured, total_pages, working_set, options, State::Recovering)
     }
 
     fn new(
         captured: &'a Captured,
-        data: &[DataRuns],
-        working_set: Vec<PageAddress>,
+        total_pages: u64,
+        working_set: FirstPages,
         options: Options,
         state: State,
     ) -> Result<Self, SourceError> {
         opening::check(captured)?;
-        if data.len() != captured.blocks.len() {
-            return Err(SourceError::Unfit { what: "its blocks are not those of its memory" });
-        }
         let lengths: Vec<u64> = captured.blocks.iter().map(crate::stream::RamBlock::pages).collect();
         Ok(Self {
             captured,
             encoder: Encoder::new(captured),
             state,
             return_path: ReturnPath::new(&captured.blocks),
-            backlog: Backlog::new(&lengths, data, working_set),
+            backlog: Backlog::new(&lengths, total_pages, working_set),
             unfilled: 0,
             push_from: None,
             asked: 0,
-            remembered: Vec::new(),
-            remember_until: None,
+            remembered: FirstPages::default(),
+            is_remembered: HashSet::new(),
+            first_asked: None,
             options,
         })
+    }
+
+    /// Takes in which pages of each block hold data. Without it all are taken for such, and the migration has no end.
+    ///
+    /// # Errors
+    /// [`SourceError::Unfit`].
+    pub fn know(&mut self, data: &[DataRuns]) -> Result<(), SourceError> {
+        if data.len() != self.captured.blocks.len() {
+            return Err(SourceError::Unfit { what: "its blocks are not those of its memory" });
+        }
+        self.backlog.know(data);
+        Ok(())
     }
 
     /// Takes in what QEMU sent back.
@@ -222,10 +244,21 @@ impl<'a> Source<'a> {
     fn ask(&mut self, block: usize, pages: Range<u64>, now: Duration) {
         let first_time = self.backlog.ask(block, pages);
         self.asked += first_time.len() as u64;
-        let until = *self.remember_until.get_or_insert(now + self.options.remember_for);
-        if now <= until {
-            let room = self.options.remember_pages.saturating_sub(self.remembered.len());
-            self.remembered.extend(first_time.into_iter().take(room));
+        self.first_asked.get_or_insert(now);
+        self.remember(first_time, now);
+    }
+
+    fn remember(&mut self, pages: impl IntoIterator<Item = PageAddress>, now: Duration) {
+        let since = now.saturating_sub(self.first_asked.unwrap_or(now));
+        if since > self.options.remember_for {
+            return;
+        }
+        let early = since <= self.options.early_for;
+        let list = if early { &mut self.remembered.early } else { &mut self.remembered.later };
+        for page in pages {
+            if self.is_remembered.len() < self.options.remember_pages && self.is_remembered.insert(page) {
+                list.push(page);
+            }
         }
     }
 
@@ -251,17 +284,20 @@ impl<'a> Source<'a> {
                 self.state = State::Resuming;
                 Ok(Next::Send)
             }
-            (Lane::Faults, State::Loading | State::Serving) => self.next_fault(out),
+            (Lane::Faults, State::Loading | State::Serving) => self.next_fault(now, out),
             (Lane::Push, State::Loading | State::Serving) => Ok(self.next_push(now)),
             _ => Ok(Next::Wait(None)),
         }
     }
 
-    fn next_fault(&mut self, out: &mut Vec<u8>) -> Result<Next, SourceError> {
+    fn next_fault(&mut self, now: Duration, out: &mut Vec<u8>) -> Result<Next, SourceError> {
         if let Some(pieces) = self.backlog.next_fault(self.options.around_pages) {
+            let with_data = pieces.iter().filter(|piece| piece.content == Content::Data);
+            let pages = with_data.flat_map(Piece::addresses);
+            self.remember(pages, now);
             return Ok(self.hand_out(pieces));
         }
-        if self.state == State::Serving && self.unfilled == 0 && self.backlog.owed() == 0 {
+        if self.state == State::Serving && self.unfilled == 0 && self.backlog.is_empty() {
             self.encoder.section_end(out)?;
             self.encoder.eof(out);
             self.state = State::Ending;
@@ -274,7 +310,7 @@ impl<'a> Source<'a> {
         if self.backlog.is_asked() {
             return Next::Wait(None);
         }
-        if let Some(pieces) = self.backlog.next_of_working_set(self.options.batch_pages) {
+        if let Some(pieces) = self.backlog.next_early(self.options.batch_pages) {
             return self.hand_out(pieces);
         }
         match self.push_from {
@@ -307,11 +343,12 @@ impl<'a> Source<'a> {
             for page in piece.pages.clone() {
                 match piece.content {
                     Content::Zero => self.encoder.zero(out, piece.block, page)?,
-                    Content::Data => {
-                        if let Some(data) = pages.next() {
-                            self.encoder.page(out, piece.block, page, data)?;
-                        }
-                    }
+                    Content::Data => match pages.next() {
+                        // One that was only taken for data.
+                        Some(data) if *data == [0; PAGE_SIZE] => self.encoder.zero(out, piece.block, page)?,
+                        Some(data) => self.encoder.page(out, piece.block, page, data)?,
+                        None => {}
+                    },
                 }
             }
         }
@@ -331,8 +368,9 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The pages that were asked for in the first seconds, in their order, each once.
-    pub fn remembered(&self) -> &[PageAddress] {
+    /// The pages that were asked for in the first seconds, with the neighbours that were sent with them: a guest that has
+    /// these asks for none of them, needed or not.
+    pub fn remembered(&self) -> &FirstPages {
         &self.remembered
     }
 }

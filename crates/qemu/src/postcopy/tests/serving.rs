@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::destination::{Destination, Stage};
 use super::{captured, content, runs};
-use crate::postcopy::{Batch, Content, DataRuns, Lane, Next, Options, PageAddress, Source, SourceError};
+use crate::postcopy::{
+    Batch, Content, DataRuns, FirstPages, Lane, Next, Options, PageAddress, Source, SourceError,
+};
 use crate::stream::{Captured, PAGE_SIZE};
 
 /// One step of a test, drawn at random.
@@ -20,6 +22,8 @@ enum Step {
     Fill(usize),
     /// Some bytes of the return path arrive.
     Deliver(usize),
+    /// It is found out which pages hold data.
+    Know,
     /// Time goes by.
     Pass(u64),
     /// The source dies; another one takes over.
@@ -34,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1_usize..60).prop_map(Step::Deliver),
         2 => (0_u64..100).prop_map(Step::Pass),
         1 => Just(Step::Die),
+        1 => Just(Step::Know),
     ]
 }
 
@@ -41,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Bench<'a> {
     captured: &'a Captured,
     data: Vec<DataRuns>,
-    working_set: Vec<PageAddress>,
+    working_set: FirstPages,
     source: Source<'a>,
     destination: Destination<'a>,
     kept: Vec<Batch>,
@@ -52,8 +57,8 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(captured: &'a Captured, data: Vec<DataRuns>, working_set: Vec<PageAddress>) -> Self {
-        let source = Source::fresh(captured, &data, working_set.clone(), options()).unwrap();
+    fn new(captured: &'a Captured, data: Vec<DataRuns>, working_set: FirstPages) -> Self {
+        let source = Source::fresh(captured, 0, working_set.clone(), options()).unwrap();
         let destination = Destination::new(captured);
         let (kept, now) = (Vec::new(), Duration::ZERO);
         Self { captured, data, working_set, source, destination, kept, now, touched: None, over: false }
@@ -78,6 +83,7 @@ impl<'a> Bench<'a> {
                 }
             }
             Step::Deliver(count) => self.deliver(*count),
+            Step::Know => self.know(),
             Step::Pass(ms) => self.now += Duration::from_millis(*ms),
             // QEMU ends with a source that dies before it can run; that is another test's.
             Step::Die if self.destination.runs && self.destination.stage == Stage::Listening => self.die(),
@@ -102,11 +108,21 @@ impl<'a> Bench<'a> {
             .pieces()
             .iter()
             .filter(|piece| piece.content == Content::Data)
-            .flat_map(|piece| piece.pages.clone().flat_map(|page| content(piece.block, page)))
+            .flat_map(|piece| piece.pages.clone().flat_map(|page| self.stored(piece.block, page)))
             .collect();
         let mut out = Vec::new();
         self.source.fill(batch, &data, &mut out).unwrap();
         self.destination.receive(&out);
+    }
+
+    /// What the image holds.
+    fn stored(&self, block: usize, page: u64) -> [u8; PAGE_SIZE] {
+        let has_data = self.data[block].iter().any(|run| run.contains(&page));
+        if has_data { content(block, page) } else { [0; PAGE_SIZE] }
+    }
+
+    fn know(&mut self) {
+        self.source.know(&self.data).unwrap();
     }
 
     fn deliver(&mut self, count: usize) {
@@ -120,11 +136,12 @@ impl<'a> Bench<'a> {
         self.kept.clear();
         self.touched = None;
         self.destination.lose_source();
-        let (data, working_set) = (&self.data, self.working_set.clone());
-        self.source = Source::recovering(self.captured, data, working_set, options()).unwrap();
+        let working_set = self.working_set.clone();
+        self.source = Source::recovering(self.captured, 0, working_set, options()).unwrap();
     }
 
     fn finish(&mut self) {
+        self.know();
         for _ in 0..10_000 {
             if self.over {
                 return;
@@ -157,12 +174,14 @@ proptest! {
     #[test]
     fn everything_comes_once(
         marks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 1..100), 1..4),
-        working_set in proptest::collection::vec((0_usize..4, 0_u64..120), 0..20),
+        working_set in proptest::collection::vec((0_usize..4, 0_u64..120), 0..40),
         steps in proptest::collection::vec(step(), 0..300),
     ) {
         let captured = captured(&marks.iter().map(|marks| marks.len() as u64).collect::<Vec<_>>());
         let data: Vec<DataRuns> = marks.iter().map(|marks| runs(marks)).collect();
-        let working_set = working_set.into_iter().map(|(block, page)| address(block, page)).collect();
+        let mut early: Vec<_> = working_set.into_iter().map(|(block, page)| address(block, page)).collect();
+        let later = early.split_off(early.len() / 2);
+        let working_set = FirstPages { early, later };
         let mut bench = Bench::new(&captured, data, working_set);
         steps.iter().for_each(|step| bench.apply(step));
         bench.finish();
@@ -185,8 +204,9 @@ proptest! {
 }
 
 /// Brings a bench to where the guest can run.
-fn running<'a>(captured: &'a Captured, data: Vec<DataRuns>, working_set: Vec<PageAddress>) -> Bench<'a> {
+fn running<'a>(captured: &'a Captured, data: Vec<DataRuns>, working_set: FirstPages) -> Bench<'a> {
     let mut bench = Bench::new(captured, data, working_set);
+    bench.know();
     bench.take(Lane::Faults);
     bench.deliver(usize::MAX);
     assert!(bench.source.progress().can_run);
@@ -198,12 +218,16 @@ fn pages_of(batch: &Batch) -> Vec<(usize, u64)> {
     pieces.flat_map(|piece| piece.pages.clone().map(|page| (piece.block, page))).collect()
 }
 
-/// Guards the guest's waiting time: what it asks for comes first, with its neighbours, and holds the push back; the
-/// working set does not wait for the time of the push, the rest does.
+/// Guards the guest's waiting time: what it asks for comes first, with its neighbours, and holds the push back; what it
+/// needs early does not wait for the time of the push, the rest does.
 #[test]
 fn faults_come_before_the_working_set_and_that_before_the_rest() {
     let captured = captured(&[64]);
-    let mut bench = running(&captured, vec![vec![0..64]], vec![address(0, 60), address(0, 50)]);
+    let working_set = FirstPages {
+        early: vec![address(0, 60), address(0, 50)],
+        later: vec![address(0, 40), address(0, 60)],
+    };
+    let mut bench = running(&captured, vec![vec![0..64]], working_set);
     bench.destination.ask(0, 20, true);
     bench.deliver(usize::MAX);
     bench.take(Lane::Push);
@@ -217,16 +241,49 @@ fn faults_come_before_the_working_set_and_that_before_the_rest() {
     assert_eq!(bench.kept.len(), 2, "the rest waits for its time");
     bench.now = Duration::from_millis(50);
     bench.take(Lane::Push);
-    assert_eq!(pages_of(&bench.kept[2]), (0..16).map(|page| (0, page)).collect::<Vec<_>>());
+    assert_eq!(pages_of(&bench.kept[2]), [(0, 40)]);
+    bench.take(Lane::Push);
+    assert_eq!(pages_of(&bench.kept[3]), (0..16).map(|page| (0, page)).collect::<Vec<_>>());
     bench.finish();
-    assert_eq!(bench.source.remembered(), [address(0, 20)]);
+}
+
+/// Guards the time to the guest's first steps, whatever its size: it runs and gets what it asks for before it is known
+/// which pages hold data, and nothing is said to be over.
+#[test]
+fn the_guest_runs_before_it_is_known_which_pages_hold_data() {
+    let captured = captured(&[64]);
+    let working_set = FirstPages { early: vec![address(0, 60)], later: vec![address(0, 2)] };
+    let mut bench = Bench::new(&captured, vec![vec![0..4, 60..61]], working_set);
+    bench.take(Lane::Faults);
+    bench.deliver(usize::MAX);
+    bench.destination.ask(0, 9, true);
+    bench.destination.ask(0, 0, true);
+    bench.deliver(usize::MAX);
+    bench.now = Duration::from_secs(1);
+    for _ in 0..8 {
+        bench.take(Lane::Faults);
+        bench.take(Lane::Push);
+        bench.kept.drain(..).collect::<Vec<_>>().iter().for_each(|batch| bench.fill(batch));
+    }
+    let came: Vec<u64> = bench.destination.pages.keys().map(|(_, page)| *page).collect();
+    assert_eq!(
+        came,
+        (0..16).chain([60]).collect::<Vec<_>>(),
+        "no more than was asked for, with its neighbours"
+    );
+    assert_eq!(bench.destination.pages[&(0, 9)], None, "a page of zeros is sent as such");
+    assert_eq!(bench.destination.stage, Stage::Listening);
+    bench.finish();
+    assert_eq!(bench.destination.stage, Stage::Ended);
+    let unfit = Source::fresh(&captured, 0, FirstPages::default(), options()).unwrap().know(&[]);
+    assert_eq!(unfit, Err(SourceError::Unfit { what: "its blocks are not those of its memory" }));
 }
 
 /// Guards the length of a migration: zeros are not pushed, but nobody waits for them in vain.
 #[test]
 fn zeros_are_answered_and_not_pushed() {
     let captured = captured(&[32]);
-    let mut bench = running(&captured, vec![vec![0..4]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..4]], FirstPages::default());
     bench.destination.ask(0, 9, true);
     bench.deliver(usize::MAX);
     bench.take(Lane::Faults);
@@ -242,7 +299,7 @@ fn zeros_are_answered_and_not_pushed() {
 #[test]
 fn a_page_asked_for_twice_is_sent_once() {
     let captured = captured(&[8, 8]);
-    let mut bench = running(&captured, vec![vec![0..8], vec![2..3]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..8], vec![2..3]], FirstPages::default());
     for _ in 0..2 {
         bench.destination.ask(1, 2, true);
         bench.destination.ask(1, 2, false);
@@ -255,20 +312,37 @@ fn a_page_asked_for_twice_is_sent_once() {
     bench.finish();
 }
 
-/// What was asked for late is not part of a start.
+/// What was asked for late is not part of a start, and what was asked for first is what its first steps wait for.
 #[test]
 fn requests_are_remembered_for_their_time_and_number() {
     let captured = captured(&[100]);
-    let mut bench = Bench::new(&captured, vec![vec![]], Vec::new());
-    let few = Options { remember_pages: 2, ..Options::default() };
-    bench.source = Source::fresh(&captured, &[vec![]], Vec::new(), few).unwrap();
-    bench.take(Lane::Faults);
-    for (page, at_ms) in [(1, 0), (2, 5000), (3, 5001), (4, 0), (5, 0)] {
+    let mut bench = running(&captured, vec![vec![]], FirstPages::default());
+    let few = Options { remember_pages: 3, ..Options::default() };
+    bench.source = Source::fresh(&captured, 0, FirstPages::default(), few).unwrap();
+    bench.know();
+    bench.source.next(Lane::Faults, bench.now, &mut Vec::new()).unwrap();
+    for (page, at_ms) in [(1, 10), (7, 260), (2, 261), (1, 261), (3, 5011), (4, 300), (5, 300)] {
         bench.now = Duration::from_millis(at_ms);
         bench.destination.ask(0, page, true);
         bench.deliver(usize::MAX);
     }
-    assert_eq!(bench.source.remembered(), [address(0, 1), address(0, 2)]);
+    let expected = FirstPages { early: vec![address(0, 1), address(0, 7)], later: vec![address(0, 2)] };
+    assert_eq!(bench.source.remembered(), &expected);
+}
+
+/// Guards the second restore: the guest does not ask for the neighbours that came with a page, and needs them all the
+/// same. Those of zeros it gets when it asks.
+#[test]
+fn neighbours_with_data_are_remembered() {
+    let captured = captured(&[100]);
+    let mut bench = running(&captured, vec![vec![17..20]], FirstPages::default());
+    bench.destination.ask(0, 18, true);
+    bench.destination.ask(0, 40, true);
+    bench.deliver(usize::MAX);
+    bench.take(Lane::Faults);
+    bench.take(Lane::Faults);
+    let expected = [18, 40, 17, 19].map(|page| address(0, page)).to_vec();
+    assert_eq!(bench.source.remembered(), &FirstPages { early: expected, later: Vec::new() });
 }
 
 /// Guards against taking QEMU's failure for success.
@@ -276,13 +350,13 @@ fn requests_are_remembered_for_their_time_and_number() {
 fn an_early_end_is_an_error() {
     let captured = captured(&[8]);
     let shut = |status: u8| [0, 1, 0, 4, 0, 0, 0, status];
-    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..8]], FirstPages::default());
     let error = bench.source.receive(&shut(0), Duration::ZERO).unwrap_err();
     assert_eq!(error, SourceError::GivenUp { what: "it ended before all was sent" });
-    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..8]], FirstPages::default());
     let error = bench.source.receive(&shut(1), Duration::ZERO).unwrap_err();
     assert_eq!(error, SourceError::GivenUp { what: "it met an error" });
-    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..8]], FirstPages::default());
     let error = bench.source.receive(&[0, 6, 0, 4, 0, 0, 0, 1], Duration::ZERO).unwrap_err();
     assert_eq!(error, SourceError::OutOfTurn { what: "the answer to RESUME" });
 }
@@ -292,7 +366,7 @@ fn an_early_end_is_an_error() {
 fn huge_pages_are_refused() {
     let mut captured = captured(&[1024]);
     captured.blocks[0].page_size = 2 << 20;
-    let error = Source::fresh(&captured, &[vec![]], Vec::new(), Options::default()).unwrap_err();
+    let error = Source::fresh(&captured, 0, FirstPages::default(), Options::default()).unwrap_err();
     assert_eq!(error, SourceError::Unfit { what: "its memory is of huge pages" });
 }
 
@@ -300,7 +374,7 @@ fn huge_pages_are_refused() {
 #[test]
 fn a_batch_of_the_wrong_length_is_refused() {
     let captured = captured(&[8]);
-    let mut bench = running(&captured, vec![vec![0..8]], Vec::new());
+    let mut bench = running(&captured, vec![vec![0..8]], FirstPages::default());
     bench.now = Duration::from_secs(1);
     bench.take(Lane::Push);
     let batch = bench.kept.pop().unwrap();

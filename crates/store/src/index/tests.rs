@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Index, segments_to_merge};
+use super::Index;
+use super::merge::segments_to_merge;
 use crate::PackId;
 use crate::pack::{ObjectKind, pack_name};
 use crate::testing::{Folder, block_hash, group_hash};

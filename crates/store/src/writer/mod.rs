@@ -13,6 +13,7 @@
 
 mod batch;
 mod complete;
+mod ending;
 mod groups;
 mod intake;
 mod packs;
@@ -43,14 +44,14 @@ use worker::{Work, Worker};
 
 use crate::format::MAX_ATTACHMENT_BYTES;
 use crate::format::image::{
-    AttachmentEntry, ImageFile, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PIECE_BYTES, is_space_len,
+    AttachmentEntry, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PIECE_BYTES, is_space_len,
 };
 use crate::objects::Objects;
 use crate::ordered;
 use crate::pack::ObjectKind;
 use crate::storage::StorageFile;
 use crate::store::{Shared, part_name};
-use crate::{BlockSize, ImageId, ImageReader, ImageSummary, Page, SpaceIndex, StoreError, WriteOptions};
+use crate::{BlockSize, ImageId, ImageReader, Page, SpaceIndex, StoreError, WriteOptions};
 
 /// As long as the largest block.
 static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()];
@@ -272,43 +273,6 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Completes the image.
-    ///
-    /// When this returns a summary, the image is in the store and durable: its packs and its file synced, renamed, the
-    /// folder synced. When it fails, the image is not in the store; after a crash in between, it may be there, and is
-    /// whole then.
-    pub fn finish(mut self) -> Result<ImageSummary, StoreError> {
-        self.flush()?;
-        self.check_open()?;
-        self.work.intake.close();
-        self.join_workers();
-        if let Some(error) = self.work.take_failure() {
-            return Err(self.end_with(error));
-        }
-        match self.complete() {
-            Ok(file) => Ok(crate::reader::summary(&file)),
-            Err(error) => Err(self.end_with(error)),
-        }
-    }
-
-    /// Writes all that is missing; the workers have ended.
-    fn complete(&mut self) -> Result<ImageFile, StoreError> {
-        let trees = complete::trees(&self.work, &mut self.sink, &self.spaces)?;
-        let mut packs = self.work.packs.finish()?;
-        let mut file = ImageFile {
-            id: self.id.clone(),
-            parent: self.parent.clone(),
-            new_bytes: trees.new_bytes,
-            // Known once the packs are published.
-            stored_bytes: 0,
-            spaces: trees.spaces,
-            attachments: std::mem::take(&mut self.attachments),
-        };
-        publish::image(&self.shared, &mut self.part, &mut file, &mut packs)?;
-        publish::index(&self.work.objects, &packs);
-        Ok(file)
-    }
-
     /// Finds the space of the parent that has the same name and block size. One that cannot be read is done without.
     fn parent_space(&self, name: &str, block_size: BlockSize) -> Option<ParentSpace> {
         let before = self.before.as_ref()?;
@@ -354,34 +318,6 @@ impl ImageWriter {
         if self.is_ended || self.shared.is_latched() { Err(self.end()) } else { Ok(()) }
     }
 
-    /// Ends the threads and returns the error that they met; another writer's failure is [`StoreError::Latched`].
-    fn end(&mut self) -> StoreError {
-        self.end_with(StoreError::Latched)
-    }
-
-    /// Ends the threads and returns the first error that they met, or this one.
-    fn end_with(&mut self, error: StoreError) -> StoreError {
-        if self.is_ended {
-            return error;
-        }
-        self.is_ended = true;
-        self.work.stop();
-        self.join_workers();
-        let sealing = self.work.packs.abandon();
-        match (self.work.take_failure(), error) {
-            (Some(failure), StoreError::Latched) => prefer(failure, sealing),
-            (_, error) => prefer(error, sealing),
-        }
-    }
-
-    fn join_workers(&mut self) {
-        for thread in self.threads.drain(..) {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
-
     fn invalid(&self, what: String) -> StoreError {
         StoreError::invalid(&self.id, what)
     }
@@ -393,28 +329,6 @@ impl fmt::Debug for ImageWriter {
             .field("id", &self.id)
             .field("spaces", &self.spaces)
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for ImageWriter {
-    fn drop(&mut self) {
-        if self.is_ended {
-            return;
-        }
-        self.work.stop();
-        for thread in self.threads.drain(..) {
-            // Its end no longer matters to anyone.
-            let _ = thread.join();
-        }
-        let _ = self.work.packs.abandon();
-    }
-}
-
-/// Returns the error that says more: a thread that only found the store latched does not know why.
-fn prefer(error: StoreError, other: Option<StoreError>) -> StoreError {
-    match (error, other) {
-        (StoreError::Latched, Some(other)) => other,
-        (error, _) => error,
     }
 }
 

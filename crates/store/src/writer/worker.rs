@@ -42,7 +42,7 @@ impl Work {
         let mut told = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         // A thread can find the store latched before the one that met the failure has come here.
         *told = Some(match told.take() {
-            Some(first) => super::prefer(first, Some(error)),
+            Some(first) => super::ending::prefer(first, Some(error)),
             None => error,
         });
         drop(told);

@@ -9,7 +9,6 @@
 //! changes to names any subset is there. A sync makes a file's content durable but not its name, and the other way round.
 //! This is stricter than file systems are, which keep more order than they promise.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +16,8 @@ use std::time::{Duration, Instant};
 use vmrewind_store::{LockKind, Storage, StorageFile};
 
 use super::SeededRandom;
+use super::disk::{Disk, File, NameChange, Write};
 
-/// What is written to a disk as a whole or not at all, in bytes.
-const SECTOR: usize = 512;
 /// Longest wait for a lock before the power is looked at again.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
@@ -29,44 +27,6 @@ pub struct CrashStorage {
     disk: Arc<Mutex<Disk>>,
     /// Notified when a lock is released.
     released: Arc<Condvar>,
-}
-
-#[derive(Debug, Default)]
-struct Disk {
-    files: Vec<File>,
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
-    pending_names: Vec<NameChange>,
-    /// Operations so far that changed something.
-    operations: u64,
-    /// The operation that the power fails at.
-    power_fails_at: Option<u64>,
-    is_off: bool,
-    syncs_lie: bool,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    content: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Write>,
-    /// Handles with the shared lock.
-    readers: usize,
-    /// Whether a handle has the exclusive lock.
-    is_held: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Write {
-    offset: usize,
-    data: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-enum NameChange {
-    Link(String, usize),
-    Rename(String, String, usize),
-    Unlink(String),
 }
 
 impl CrashStorage {
@@ -93,16 +53,7 @@ impl CrashStorage {
 
     /// Returns a storage as the machine may find it after losing power now; `seed` determines what is lost.
     pub fn after_crash(&self, seed: u64) -> CrashStorage {
-        let mut random = SeededRandom::new(seed);
-        let disk = self.disk();
-        let files = disk.files.iter().map(|file| file.after_crash(&mut random)).collect();
-        let mut names = disk.durable_names.clone();
-        for change in &disk.pending_names {
-            if random.coin() {
-                change.apply(&mut names);
-            }
-        }
-        let found = Disk { files, durable_names: names.clone(), names, ..Disk::default() };
+        let found = self.disk().after_crash(&mut SeededRandom::new(seed));
         CrashStorage { disk: Arc::new(Mutex::new(found)), released: Arc::default() }
     }
 
@@ -221,93 +172,6 @@ impl Storage for CrashStorage {
     }
 }
 
-impl Disk {
-    fn check_power(&self) -> io::Result<()> {
-        if self.is_off { Err(power_lost()) } else { Ok(()) }
-    }
-
-    /// Counts an operation that changes something.
-    ///
-    /// The outer result says that the power is off; the inner one that it fails now, so that the change reaches the disk
-    /// only by chance.
-    fn begin(&mut self) -> io::Result<io::Result<()>> {
-        self.check_power()?;
-        self.is_off = self.power_fails_at == Some(self.operations);
-        self.operations += 1;
-        Ok(self.check_power())
-    }
-
-    fn find(&self, name: &str) -> io::Result<usize> {
-        self.check_power()?;
-        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn change_names(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
-        self.pending_names.push(change);
-    }
-}
-
-impl NameChange {
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            NameChange::Link(name, file) => {
-                names.insert(name.clone(), *file);
-            }
-            NameChange::Rename(from, to, file) => {
-                names.remove(from);
-                names.insert(to.clone(), *file);
-            }
-            NameChange::Unlink(name) => {
-                names.remove(name);
-            }
-        }
-    }
-}
-
-impl File {
-    fn is_free(&self) -> bool {
-        self.readers == 0 && !self.is_held
-    }
-
-    fn take_lock(&mut self, kind: LockKind) -> bool {
-        match kind {
-            LockKind::Shared if !self.is_held => self.readers += 1,
-            LockKind::Exclusive if self.is_free() => self.is_held = true,
-            LockKind::Shared | LockKind::Exclusive => return false,
-        }
-        true
-    }
-
-    /// Returns the file as it may be found after a crash.
-    fn after_crash(&self, random: &mut SeededRandom) -> File {
-        let mut content = self.durable.clone();
-        for write in &self.pending {
-            match random.below(3) {
-                0 => {}
-                1 => write.apply(&mut content),
-                _ => write.sectors().filter(|_| random.coin()).for_each(|sector| sector.apply(&mut content)),
-            }
-        }
-        File { durable: content.clone(), content, ..File::default() }
-    }
-}
-
-impl Write {
-    fn apply(&self, content: &mut Vec<u8>) {
-        let end = self.offset + self.data.len();
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[self.offset..end].copy_from_slice(&self.data);
-    }
-
-    fn sectors(&self) -> impl Iterator<Item = Write> {
-        let offsets = (self.offset..).step_by(SECTOR);
-        offsets.zip(self.data.chunks(SECTOR)).map(|(offset, data)| Write { offset, data: data.to_vec() })
-    }
-}
-
 /// An open file; the one that created it holds it.
 #[derive(Debug)]
 struct Handle {
@@ -373,12 +237,9 @@ fn position(offset: u64) -> io::Result<usize> {
     usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
-fn power_lost() -> io::Error {
-    io::Error::other("the power is off")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::disk::SECTOR;
     use super::*;
 
     /// What a crash leaves over many seeds: listed with the whole content, listed with less, not listed.

@@ -4,6 +4,7 @@
 //! chosen operation fail. Both count the operations that change something, so that a test can try every one of them.
 
 mod crash;
+mod disk;
 mod fault;
 
 use std::fmt;

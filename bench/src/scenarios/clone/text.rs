@@ -16,7 +16,8 @@ const EXPLANATION: &str = "\
 Until all tick: milliseconds from the command to the first tick (20 ms apart) of the last guest; PSS: MiB of each QEMU, three
 seconds later; median (least - most). First: no clone lives, and the flat image that they share is made; again: beside
 another clone. QEMU: as many processes at once, each with the same `migrate` file and a copy of the disk. Content of memory:
-half text, a quarter random, a quarter zero, 65 % of RAM filled.
+half text, a quarter random, a quarter zero, 65 % of RAM filled. Before each turn the memory of as many guests (8 GiB at
+most) was used and freed: a host that takes free memory from this machine would otherwise be measured.
 
 ";
 

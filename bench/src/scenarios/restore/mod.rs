@@ -28,7 +28,7 @@ use vmrewind_testkit::guest::GuestOptions;
 use self::plain::PlainGuest;
 use self::rewind::{Generations, OurWay};
 use self::sample::{Cache, Sample, Size};
-use crate::cache::{Cold, forget, warm};
+use crate::cache::{Cold, forget, touch_memory, warm};
 use crate::outcome::{Outcome, context};
 use crate::vm::{ANSWER, filled_guest};
 
@@ -117,7 +117,7 @@ fn measure(options: &Options, memory_mib: u32, program: &Path, folder: &Path) ->
             // Now and then all is checked, which takes a large guest its time.
             let check = round == options.rounds;
             for way in OurWay::ALL {
-                size.cold_by = prepare(cache, &ours_folder)?.or(size.cold_by.take());
+                size.cold_by = prepare(cache, &ours_folder, memory_mib)?.or(size.cold_by.take());
                 let (arrival, console) = ours.restore(way)?;
                 let sample = watch(way.name(), cache, round, &arrival, console)?;
                 ours.end(way, check)?;
@@ -126,7 +126,7 @@ fn measure(options: &Options, memory_mib: u32, program: &Path, folder: &Path) ->
             }
             for &way in plain.ways() {
                 plain.make_ready(way)?;
-                prepare(cache, &theirs_folder)?;
+                prepare(cache, &theirs_folder, memory_mib)?;
                 let (arrival, running) = plain.restore(way)?;
                 let sample = watch(way.name(), cache, round, &arrival, &running.console)?;
                 running.end(check)?;
@@ -139,12 +139,15 @@ fn measure(options: &Options, memory_mib: u32, program: &Path, folder: &Path) ->
     Ok(size)
 }
 
-/// Makes the files of a way be in the page cache, or not. Tells how they were made not to be.
-fn prepare(cache: Cache, folder: &Path) -> Outcome<Option<String>> {
-    match cache {
+/// Makes the files of a way be in the page cache, or not, and memory for a guest be there. Tells how they were made not to
+/// be.
+fn prepare(cache: Cache, folder: &Path, memory_mib: u32) -> Outcome<Option<String>> {
+    let cold = match cache {
         Cache::Warm => warm(folder).map(|()| None),
         Cache::Cold => forget(folder).map(|how: Cold| Some(how.to_string())),
-    }
+    };
+    touch_memory(u64::from(memory_mib) << 20)?;
+    cold
 }
 
 /// Watches a guest for a while after its first tick.

@@ -18,8 +18,9 @@ const TIMES_LOADVM_FROM_MIB: u32 = 4096;
 const EXPLANATION: &str = "\
 Milliseconds: median (least - most). From the start of the QEMU process, and of the command, to the guest's first tick (5 ms
 apart; vmrewind's QEMU counts from the stamp of its log, up to 10 ms early); longest stall: between two ticks in the ten
-seconds after that. Warm: the way's files were read right before; cold:
-they were forgotten, as told. First time: of what the guest touches first only the capture's guess is known; working set:
+seconds after that. Warm: the way's files were read right before; cold: they were forgotten, as told. In both cases as
+much memory as the guest has was then used and freed: a host that takes free memory from this machine would otherwise be
+measured. First time: of what the guest touches first only the capture's guess is known; working set:
 after one restore.
 The store holds the generations told, 5 % of the guest's pages changed between two; QEMU's own ways hold one. No other guest
 runs. Content of memory: half text, a quarter random, a quarter zero.

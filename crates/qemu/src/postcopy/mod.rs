@@ -77,6 +77,8 @@ pub struct Options {
     pub remember_for: Duration,
     /// For how long, from the first request on, they count as early.
     pub early_for: Duration,
+    /// How many count as early however long they take: on a slow host the guest comes less far in that time.
+    pub early_pages: usize,
 }
 
 impl Default for Options {
@@ -88,6 +90,7 @@ impl Default for Options {
             remember_pages: 32 << 10,
             remember_for: Duration::from_secs(5),
             early_for: Duration::from_millis(250),
+            early_pages: 2048,
         }
     }
 }

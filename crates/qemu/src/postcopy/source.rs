@@ -253,11 +253,12 @@ impl<'a> Source<'a> {
         if since > self.options.remember_for {
             return;
         }
-        let early = since <= self.options.early_for;
-        let list = if early { &mut self.remembered.early } else { &mut self.remembered.later };
+        let Options { early_for, early_pages, remember_pages, .. } = self.options;
+        let FirstPages { early, later } = &mut self.remembered;
         for page in pages {
-            if self.is_remembered.len() < self.options.remember_pages && self.is_remembered.insert(page) {
-                list.push(page);
+            if self.is_remembered.len() < remember_pages && self.is_remembered.insert(page) {
+                let is_early = since <= early_for || early.len() < early_pages;
+                if is_early { early.push(page) } else { later.push(page) }
             }
         }
     }

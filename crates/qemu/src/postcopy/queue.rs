@@ -133,17 +133,18 @@ impl Backlog {
 
     /// The next early pages of the working set, `count` at most. None once there are no more.
     pub(super) fn next_early(&mut self, count: u64) -> Option<Vec<Piece>> {
-        let mut early = std::mem::take(&mut self.early);
-        let pieces = self.next_of(&mut early, count);
-        self.early = early;
-        pieces
+        self.next_of(|backlog| &mut backlog.early, count)
     }
 
-    fn next_of(&mut self, pages: &mut IntoIter<PageAddress>, count: u64) -> Option<Vec<Piece>> {
+    fn next_of(
+        &mut self,
+        list: fn(&mut Self) -> &mut IntoIter<PageAddress>,
+        count: u64,
+    ) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut chosen = 0;
         while chosen < count.max(1)
-            && let Some(PageAddress { block, page }) = pages.next()
+            && let Some(PageAddress { block, page }) = list(self).next()
         {
             chosen += u64::from(self.choose(block, page, &mut pieces).is_some());
         }
@@ -153,9 +154,7 @@ impl Backlog {
     /// The next pages that were not chosen, `count` at most: what is left of the working set, then one run of pages with
     /// data. None where there are no more, or none that are known.
     pub(super) fn next_of_rest(&mut self, count: u64) -> Option<Vec<Piece>> {
-        let mut later = std::mem::take(&mut self.later);
-        let pieces = self.next_of(&mut later, count);
-        self.later = later;
+        let pieces = self.next_of(|backlog| &mut backlog.later, count);
         if pieces.is_some() {
             return pieces;
         }

@@ -1,7 +1,6 @@
 //! How writing an image ends: complete, failed, or given up. In each case its threads end first.
 
-use super::publish;
-use super::{ImageWriter, complete};
+use super::{ImageWriter, complete, publish};
 use crate::format::image::ImageFile;
 use crate::{ImageSummary, StoreError};
 

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 pub use supervisor::{PAGES_COMMAND, PageServer, serve_pages};
 
 pub(crate) use keeper::Keeper;
+use log::Log;
 pub(crate) use record::{Failure, LazyProgress, LazyRecord};
 use record::{ServerLock, Servers};
 use supervisor::{Role, command, qemu_of};
@@ -103,8 +104,9 @@ impl Server {
         self.record.save(folder)
     }
 
-    /// Ends it: its QEMU will not be served.
-    pub(crate) fn give_up(mut self, folder: &VmFolder) -> Result<()> {
+    /// Ends it: its QEMU will not be served. Its log says why.
+    pub(crate) fn give_up(mut self, folder: &VmFolder, why: &Error) -> Result<()> {
+        Log::open(folder, "restore").say(format_args!("given up: {why}: {}", why.causes().join(": ")));
         drop(self.pipe.take());
         end(folder)
     }

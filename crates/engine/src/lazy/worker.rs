@@ -139,7 +139,8 @@ impl Worker {
             let watcher = Reporter { worker: self, can_run: AtomicBool::new(false) };
             let Served { end, progress, asked } = serve(source, memory, stream, &watcher)?;
             self.log.say(format_args!("{end:?}: {progress:?}"));
-            if is_fresh {
+            // A guest that did not come to run has shown nothing, and the restore begins anew.
+            if is_fresh && progress.can_run {
                 self.learn(known, captured, &asked);
             }
             match end {

@@ -93,6 +93,13 @@ enum Miss {
     Final(Error),
 }
 
+impl Miss {
+    fn why(&self) -> &Error {
+        let (Self::Refused(_, why) | Self::Lost(why) | Self::Final(why)) = self;
+        why
+    }
+}
+
 impl Engine {
     /// Starts a QEMU that boots its guest when told to.
     pub(super) fn bring_cold(&self, target: &Target<'_>) -> Result<Brought> {
@@ -152,7 +159,7 @@ impl Engine {
             launched.keeper = Some(server.is_for(mark, self, &target.held.record.name, folder)?);
             Ok(launched)
         });
-        let given_up = |server: Server, miss: Miss| match server.give_up(folder) {
+        let given_up = |server: Server, miss: Miss| match server.give_up(folder, miss.why()) {
             Ok(()) => miss,
             Err(error) => Miss::Final(error),
         };

@@ -22,8 +22,8 @@ pub enum Lane {
 /// What a lane is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Send the bytes that were appended.
-    Send,
+    /// Something is to be said that is no page: [`Source::say`].
+    Say,
     /// Read the pages with data of this batch, and hand them to [`Source::fill`].
     Pages(Batch),
     /// Nothing before this time, or before something was received or filled.
@@ -263,48 +263,58 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What `lane` does next. With [`Next::Send`] and only then something was appended to `out`.
-    ///
-    /// # Errors
-    /// [`SourceError::Unfit`], [`SourceError::Encode`].
-    pub fn next(&mut self, lane: Lane, now: Duration, out: &mut Vec<u8>) -> Result<Next, SourceError> {
+    /// What `lane` does next. It makes no bytes: those come from [`Source::say`] and [`Source::fill`], and must be sent in
+    /// the order of these calls, so that no page goes out before the opening.
+    pub fn next(&mut self, lane: Lane, now: Duration) -> Next {
         match (lane, self.state) {
-            (_, State::Over) => Ok(Next::Over),
-            (Lane::Faults, State::Fresh) => {
-                opening::fresh(self.captured, &mut self.encoder, out)?;
-                self.state = State::Loading;
-                Ok(Next::Send)
-            }
-            (Lane::Faults, State::Recovering) => {
-                opening::ask_bitmaps(self.captured, &mut self.encoder, out)?;
-                self.state = State::Bitmaps(self.captured.blocks.len());
-                Ok(Next::Send)
-            }
-            (Lane::Faults, State::Received) => {
-                opening::resume(&mut self.encoder, out)?;
-                self.state = State::Resuming;
-                Ok(Next::Send)
-            }
-            (Lane::Faults, State::Loading | State::Serving) => self.next_fault(now, out),
-            (Lane::Push, State::Loading | State::Serving) => Ok(self.next_push(now)),
-            _ => Ok(Next::Wait(None)),
+            (_, State::Over) => Next::Over,
+            (Lane::Faults, State::Fresh | State::Recovering | State::Received) => Next::Say,
+            (Lane::Faults, State::Loading | State::Serving) => self.next_fault(now),
+            (Lane::Push, State::Loading | State::Serving) => self.next_push(now),
+            _ => Next::Wait(None),
         }
     }
 
-    fn next_fault(&mut self, now: Duration, out: &mut Vec<u8>) -> Result<Next, SourceError> {
+    fn next_fault(&mut self, now: Duration) -> Next {
         if let Some(pieces) = self.backlog.next_fault(self.options.around_pages) {
             let with_data = pieces.iter().filter(|piece| piece.content == Content::Data);
             let pages = with_data.flat_map(Piece::addresses);
             self.remember(pages, now);
-            return Ok(self.hand_out(pieces));
+            return self.hand_out(pieces);
         }
-        if self.state == State::Serving && self.unfilled == 0 && self.backlog.is_empty() {
-            self.encoder.section_end(out)?;
-            self.encoder.eof(out);
-            self.state = State::Ending;
-            return Ok(Next::Send);
+        if self.is_all_sent() { Next::Say } else { Next::Wait(None) }
+    }
+
+    fn is_all_sent(&self) -> bool {
+        self.state == State::Serving && self.unfilled == 0 && self.backlog.is_empty()
+    }
+
+    /// Appends what is due and is no page: what opens, resumes or ends the stream. Nothing, where nothing is due.
+    ///
+    /// # Errors
+    /// [`SourceError::Unfit`], [`SourceError::Encode`].
+    pub fn say(&mut self, out: &mut Vec<u8>) -> Result<(), SourceError> {
+        match self.state {
+            State::Fresh => {
+                opening::fresh(self.captured, &mut self.encoder, out)?;
+                self.state = State::Loading;
+            }
+            State::Recovering => {
+                opening::ask_bitmaps(self.captured, &mut self.encoder, out)?;
+                self.state = State::Bitmaps(self.captured.blocks.len());
+            }
+            State::Received => {
+                opening::resume(&mut self.encoder, out)?;
+                self.state = State::Resuming;
+            }
+            State::Serving if self.is_all_sent() => {
+                self.encoder.section_end(out)?;
+                self.encoder.eof(out);
+                self.state = State::Ending;
+            }
+            _ => {}
         }
-        Ok(Next::Wait(None))
+        Ok(())
     }
 
     fn next_push(&mut self, now: Duration) -> Next {
@@ -329,7 +339,7 @@ impl<'a> Source<'a> {
     }
 
     /// Appends the pages of a batch, whose data was read, in one part of the stream. Batches of both lanes can be filled
-    /// in any order; their bytes must be sent in the order of these calls.
+    /// in any order.
     ///
     /// # Errors
     /// [`SourceError::BatchLength`], [`SourceError::Encode`].

@@ -202,12 +202,14 @@ fn collect_files(folder: &Path, files: &mut Vec<(PathBuf, u64)>) {
 /// Shows what the VMs' QEMUs and guests said last, on standard error like the panic's message.
 #[expect(clippy::print_stderr, reason = "the report of a failed test")]
 fn show_logs(root: &Path) {
-    const SHOWN_LINES: usize = 8;
+    const SHOWN_LINES: usize = 20;
     let mut files = Vec::new();
     for entry in fs::read_dir(root.join("vms")).into_iter().flatten().flatten() {
         collect_files(&entry.path().join("run").canonicalize().unwrap_or_default(), &mut files);
     }
-    for (path, _) in files.iter().filter(|(path, _)| path.extension() == Some(OsStr::new("log"))) {
+    // The log of the QEMU before, too: a restore that began anew has one.
+    let is_log = |path: &Path| path.to_string_lossy().contains(".log");
+    for (path, _) in files.iter().filter(|(path, _)| is_log(path)) {
         let text = fs::read(path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();

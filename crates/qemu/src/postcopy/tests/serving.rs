@@ -18,6 +18,8 @@ enum Step {
     Touch(usize, u64, bool),
     /// A lane looks for work; what it gets it keeps.
     Take(bool),
+    /// What is to be said is.
+    Say,
     /// A batch that was kept is read and sent.
     Fill(usize),
     /// Some bytes of the return path arrive.
@@ -34,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0_usize..3, 0_u64..100, any::<bool>()).prop_map(|(block, page, named)| Step::Touch(block, page, named)),
         6 => any::<bool>().prop_map(Step::Take),
+        3 => Just(Step::Say),
         6 => (0_usize..8).prop_map(Step::Fill),
         4 => (1_usize..60).prop_map(Step::Deliver),
         2 => (0_u64..100).prop_map(Step::Pass),
@@ -50,6 +53,8 @@ struct Bench<'a> {
     source: Source<'a>,
     destination: Destination<'a>,
     kept: Vec<Batch>,
+    /// The faults lane was told to say something, and has not yet.
+    is_to_say: bool,
     now: Duration,
     /// The block that was asked for last, by this source's knowledge.
     touched: Option<usize>,
@@ -60,8 +65,18 @@ impl<'a> Bench<'a> {
     fn new(captured: &'a Captured, data: Vec<DataRuns>, working_set: FirstPages) -> Self {
         let source = Source::fresh(captured, 0, working_set.clone(), options()).unwrap();
         let destination = Destination::new(captured);
-        let (kept, now) = (Vec::new(), Duration::ZERO);
-        Self { captured, data, working_set, source, destination, kept, now, touched: None, over: false }
+        Self {
+            captured,
+            data,
+            working_set,
+            source,
+            destination,
+            kept: Vec::new(),
+            is_to_say: false,
+            now: Duration::ZERO,
+            touched: None,
+            over: false,
+        }
     }
 
     fn apply(&mut self, step: &Step) {
@@ -75,7 +90,10 @@ impl<'a> Bench<'a> {
                     self.touched = Some(block);
                 }
             }
+            // One thread does what this lane gets: it looks for no other work before.
+            Step::Take(true) if self.is_to_say => {}
             Step::Take(faults) => self.take(if *faults { Lane::Faults } else { Lane::Push }),
+            Step::Say => self.say(),
             Step::Fill(at) => {
                 if !self.kept.is_empty() {
                     let batch = self.kept.swap_remove(at % self.kept.len());
@@ -92,14 +110,28 @@ impl<'a> Bench<'a> {
     }
 
     fn take(&mut self, lane: Lane) {
-        let mut out = Vec::new();
-        let next = self.source.next(lane, self.now, &mut out).unwrap();
-        assert_eq!(out.is_empty(), next != Next::Send, "{next:?}");
-        match next {
-            Next::Send => self.destination.receive(&out),
+        match self.source.next(lane, self.now) {
+            Next::Say => {
+                assert_eq!(lane, Lane::Faults);
+                self.is_to_say = true;
+            }
             Next::Pages(batch) => self.kept.push(batch),
             Next::Over => self.over = true,
             Next::Wait(until) => assert!(until.is_none_or(|until| until > self.now)),
+        }
+    }
+
+    fn open(&mut self) {
+        self.take(Lane::Faults);
+        self.say();
+    }
+
+    fn say(&mut self) {
+        if std::mem::take(&mut self.is_to_say) {
+            let mut out = Vec::new();
+            self.source.say(&mut out).unwrap();
+            assert!(!out.is_empty(), "nothing was due");
+            self.destination.receive(&out);
         }
     }
 
@@ -134,6 +166,7 @@ impl<'a> Bench<'a> {
     /// Batches that were not sent are lost with the source; so is what QEMU had said to it.
     fn die(&mut self) {
         self.kept.clear();
+        self.is_to_say = false;
         self.touched = None;
         self.destination.lose_source();
         let working_set = self.working_set.clone();
@@ -148,6 +181,7 @@ impl<'a> Bench<'a> {
             }
             self.take(Lane::Faults);
             self.take(Lane::Push);
+            self.say();
             while let Some(batch) = self.kept.pop() {
                 self.fill(&batch);
             }
@@ -207,7 +241,7 @@ proptest! {
 fn running<'a>(captured: &'a Captured, data: Vec<DataRuns>, working_set: FirstPages) -> Bench<'a> {
     let mut bench = Bench::new(captured, data, working_set);
     bench.know();
-    bench.take(Lane::Faults);
+    bench.open();
     bench.deliver(usize::MAX);
     assert!(bench.source.progress().can_run);
     bench
@@ -254,7 +288,7 @@ fn the_guest_runs_before_it_is_known_which_pages_hold_data() {
     let captured = captured(&[64]);
     let working_set = FirstPages { early: vec![address(0, 60)], later: vec![address(0, 2)] };
     let mut bench = Bench::new(&captured, vec![vec![0..4, 60..61]], working_set);
-    bench.take(Lane::Faults);
+    bench.open();
     bench.deliver(usize::MAX);
     bench.destination.ask(0, 9, true);
     bench.destination.ask(0, 0, true);
@@ -322,7 +356,7 @@ fn requests_are_remembered_for_their_time_and_number() {
         let few = Options { remember_pages: 4, early_pages, ..Options::default() };
         bench.source = Source::fresh(&captured, 0, FirstPages::default(), few).unwrap();
         bench.know();
-        bench.source.next(Lane::Faults, bench.now, &mut Vec::new()).unwrap();
+        bench.source.say(&mut Vec::new()).unwrap();
         let asked = [(1, 10), (7, 260), (2, 261), (1, 262), (6, 5010), (3, 5011), (4, 300), (5, 300)];
         for (page, at_ms) in asked {
             bench.now = Duration::from_millis(at_ms);

@@ -183,7 +183,7 @@ impl<'a> Connection<'a> {
         let mut opened = false;
         loop {
             let done = match self.next(lane) {
-                Todo::Say => self.send(&mut work.out, |source, out| source.say(out)),
+                Todo::Say => self.send(&mut work.out, Source::say),
                 Todo::Pages(batch) => self.send_pages(&batch, &mut work),
                 Todo::End => return,
             };

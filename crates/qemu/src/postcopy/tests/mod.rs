@@ -1,5 +1,6 @@
 //! The source against a simulated destination: random orders, random moments of death, and what must not be accepted.
 
+mod bench;
 mod destination;
 mod return_path;
 mod serving;

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::format::image::ImageFile;
+use crate::hash::PackId;
 use crate::objects::Objects;
+use crate::pack::pack_name;
 use crate::reader::read_file;
 use crate::storage::{LockKind, Storage, StorageFile};
 use crate::writer::{Begin, Limits};
@@ -295,7 +297,16 @@ impl Store {
 
     /// Returns the length of an image's file; 0 where it cannot be asked.
     pub(crate) fn image_file_bytes(&self, id: &ImageId) -> u64 {
-        self.shared.storage.open(&image_name(id)).and_then(|file| file.len()).unwrap_or(0)
+        self.file_bytes(&image_name(id))
+    }
+
+    /// Returns the length of a pack's file; 0 where it cannot be asked.
+    pub(crate) fn pack_file_bytes(&self, id: &PackId) -> u64 {
+        self.file_bytes(&pack_name(id))
+    }
+
+    fn file_bytes(&self, name: &str) -> u64 {
+        self.shared.storage.open(name).and_then(|file| file.len()).unwrap_or(0)
     }
 
     /// Lists the files that are being written, or that dead writers left.

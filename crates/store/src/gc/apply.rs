@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::compact::{Compaction, Rewritten};
+use super::compact::{Compaction, REWRITING, Rewritten};
 use super::mark::Marks;
-use super::{GcPlan, GcReport};
+use super::{GcPlan, GcReport, PackStep};
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
@@ -18,14 +18,19 @@ use crate::{ImageId, OnProgress, Progress, Store, StoreError};
 
 /// Held by the one collection that is under way.
 const GC_LOCK: &str = "gc-lock";
+/// Live bytes that are written anew before the packs that they came from are removed.
+const BATCH_BYTES: u64 = 256 << 20;
 /// Longest wait for a lock before the caller is asked whether to go on.
 const LOCK_SLICE: Duration = Duration::from_millis(200);
 
 impl Store {
     /// Carries a plan out, beside writers and readers of this process and of others.
     ///
-    /// To remove packs it needs to be alone with the store's lock for a moment. It waits for the writers that are at work
-    /// until `wait` is over, and fails with [`StoreError::Busy`] then: what it has written counts as dead the next time.
+    /// Packs that are written anew are removed a few at a time, so that no more space is needed than those take.
+    ///
+    /// To remove packs it needs to be alone with the store's lock for a moment. Each time it waits for the writers that are
+    /// at work until `wait` is over, and fails with [`StoreError::Busy`] then: what it has written counts as dead the next
+    /// time.
     ///
     /// # Errors
     /// [`StoreError::Busy`] also where another collection is under way.
@@ -51,21 +56,26 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        let live: Vec<(PackId, u64)> = plan
-            .packs
-            .iter()
-            .filter(|step| step.live_bytes > 0)
-            .map(|step| (step.pack, step.live_bytes))
-            .collect();
-        let rewritten = Compaction::new(&self.shared, &self.objects, &plan.marks).run(&live, progress)?;
-        report.new_packs = rewritten.new.len() as u64;
-        let written: u64 = rewritten.new.iter().map(|pack| pack.stored_bytes).sum();
-        let doomed = doomed(plan, &rewritten);
-        if !doomed.is_empty() {
-            let alone = self.lock_alone(wait, progress)?;
-            self.remove_packs(plan, doomed, &mut report, progress)?;
-            drop(alone);
+        // What frees space goes before what needs some: on a full disk, too, a collection gets on.
+        let unused = plan.packs.iter().filter(|step| step.live_bytes == 0).map(|step| step.pack).collect();
+        self.remove_unneeded(plan, unused, wait, &mut report, progress)?;
+        let rewrite: Vec<&PackStep> = plan.packs.iter().filter(|step| step.live_bytes > 0).collect();
+        let total = rewrite.iter().map(|step| step.live_bytes).sum();
+        let (mut done, mut written) = (0, 0);
+        for batch in batches(&rewrite) {
+            let mut told = |progress_of: Progress| match progress_of.what {
+                REWRITING => progress(Progress { done: done + progress_of.done, total, ..progress_of }),
+                _ => progress(progress_of),
+            };
+            let packs: Vec<(PackId, u64)> = batch.iter().map(|step| (step.pack, step.live_bytes)).collect();
+            let rewritten =
+                Compaction::new(&self.shared, &self.objects, &plan.marks).run(&packs, &mut told)?;
+            done += packs.iter().map(|(_, live_bytes)| live_bytes).sum::<u64>();
+            report.new_packs += rewritten.new.len() as u64;
+            written += rewritten.new.iter().map(|pack| pack.stored_bytes).sum::<u64>();
+            self.remove_unneeded(plan, doomed(&rewritten), wait, &mut report, progress)?;
         }
+        report.kept_packs = (plan.packs.len() as u64).saturating_sub(report.removed_packs);
         for part in &plan.parts {
             let removed = self.shared.storage.remove_abandoned(&part.name);
             let removed = removed.map_err(|error| self.shared.failed("remove", &part.name, error))?;
@@ -84,6 +94,28 @@ impl Store {
             return Ok(());
         }
         Err(StoreError::Busy { what: "another collection was done meanwhile" })
+    }
+
+    /// Removes those packs that no image needs that came since the plan, once no image is being written.
+    fn remove_unneeded(
+        &self,
+        plan: &GcPlan,
+        doomed: BTreeSet<PackId>,
+        wait: Duration,
+        report: &mut GcReport,
+        progress: &mut OnProgress<'_>,
+    ) -> Result<(), StoreError> {
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let alone = self.lock_alone(wait, progress)?;
+        // Of a failed sync of the folder the system tells one caller only: another writer's failure counts here too.
+        if self.latched() {
+            return Err(StoreError::Latched);
+        }
+        self.remove_packs(plan, doomed, report, progress)?;
+        drop(alone);
+        Ok(())
     }
 
     /// Removes those packs that no image needs that came since the plan. The caller is alone with the store's lock.
@@ -105,7 +137,6 @@ impl Store {
             }
         }
         let spared = needs.doomed;
-        report.kept_packs = plan.packs.iter().filter(|step| !spared.contains(&step.pack)).count() as u64;
         let total = spared.len() as u64;
         for (done, pack) in (0..).zip(&spared) {
             super::report(progress, Progress { what: "removing packs", done, total })?;
@@ -164,10 +195,24 @@ impl Store {
     }
 }
 
-/// Returns the packs that go: those that are unused, and those whose live objects are in new ones.
-fn doomed(plan: &GcPlan, rewritten: &Rewritten) -> BTreeSet<PackId> {
-    let unused = plan.packs.iter().filter(|step| step.live_bytes == 0).map(|step| step.pack);
-    let mut doomed: BTreeSet<PackId> = unused.chain(rewritten.replaced.iter().copied()).collect();
+/// Cuts the packs that are rewritten into pieces, of which each is written before its old packs are removed.
+fn batches<'a, 'b>(steps: &'a [&'b PackStep]) -> Vec<&'a [&'b PackStep]> {
+    let mut batches = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, step) in steps.iter().enumerate() {
+        bytes += step.live_bytes;
+        if bytes >= BATCH_BYTES {
+            batches.extend(steps.get(from..=at));
+            (from, bytes) = (at + 1, 0);
+        }
+    }
+    batches.extend(steps.get(from..).filter(|rest| !rest.is_empty()));
+    batches
+}
+
+/// Returns the packs that go once their live objects are in new ones.
+fn doomed(rewritten: &Rewritten) -> BTreeSet<PackId> {
+    let mut doomed: BTreeSet<PackId> = rewritten.replaced.iter().copied().collect();
     // A pack can be written again with the same content, and then it is the one that counts.
     for pack in &rewritten.new {
         doomed.remove(&pack.id);

@@ -14,6 +14,9 @@ use crate::pack::{Entry, EntryNo, NewObject, PackFile, PackWriter, SealedPack};
 use crate::store::Shared;
 use crate::{OnProgress, Progress, StoreError};
 
+/// What progress is told of.
+pub(super) const REWRITING: &str = "rewriting packs";
+
 /// Makes names of packs that are being written.
 static PART_NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -52,7 +55,7 @@ impl<'a> Compaction<'a> {
         let total = packs.iter().map(|(_, live_bytes)| live_bytes).sum();
         let mut done = 0;
         for (id, live_bytes) in packs {
-            report(progress, Progress { what: "rewriting packs", done, total })?;
+            report(progress, Progress { what: REWRITING, done, total })?;
             let Some(pack) = open_pack(self.objects.index(), *id)? else { continue };
             match self.copy_pack(&pack) {
                 Ok(()) => self.done.replaced.push(*id),

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   plan:   images ──walk──▶ live objects ──▶ for each pack: keep, rewrite (mostly dead, or small), remove
-//!   apply:  remove unnamed images ─▶ rewrite: copy live objects, verified, to new packs ─▶ sync, index
-//!           ─▶ alone with the store's lock: look at the images that came meanwhile ─▶ remove old packs
+//!   apply:  remove unnamed images ─▶ remove unused packs
+//!           ─▶ for some of the rest at a time: copy live objects, verified, to new packs ─▶ sync, index ─▶ remove the old
+//!   remove: alone with the store's lock: look at the images that came meanwhile ─▶ remove what these do not need
 //! ```
 //!
 //! Writers hold the store's lock shared from beginning to end, so the removal meets none of them; what they have finished
@@ -157,14 +158,13 @@ impl Store {
         let index = self.objects.index();
         let mut states = Vec::with_capacity(packs.len());
         for id in packs {
-            // What cannot be opened is left: nobody knows what is in it.
-            let Ok(Some(pack)) = index.pack(*id) else { continue };
-            states.push(PackState {
-                id: *id,
-                bytes: pack.file_len(),
-                payload_bytes: pack.payload_bytes(),
-                live_bytes: marks.live_bytes(id),
-            });
+            let (bytes, payload_bytes) = match index.pack(*id) {
+                Ok(Some(pack)) => (pack.file_len(), pack.payload_bytes()),
+                // All that images need was found, so nothing in it is needed; what a newer program wrote is left to that.
+                Err(StoreError::DamagedFile { .. }) => (self.pack_file_bytes(id), 0),
+                Ok(None) | Err(_) => continue,
+            };
+            states.push(PackState { id: *id, bytes, payload_bytes, live_bytes: marks.live_bytes(id) });
         }
         // Where a pack that goes has a second copy of something live, the copy that stays has to be a good one.
         let mut checked = HashSet::new();
@@ -201,7 +201,7 @@ impl Store {
     /// Looks at the objects of a pack that may go, of which another pack has the copy that counts as live: where that one is
     /// damaged, the one here is live instead.
     fn keep_good_copies(&self, marks: &mut Marks, pack: PackId) -> Result<(), StoreError> {
-        let Some(file) = self.objects.index().pack(pack)? else { return Ok(()) };
+        let Some(file) = open_pack(self.objects.index(), pack)? else { return Ok(()) };
         let mut dead: Vec<(EntryNo, ObjectHash, ObjectKind)> = Vec::new();
         file.each_entry(|number, entry, _| {
             if !marks.is_live(&pack, number) {
@@ -248,7 +248,7 @@ fn report(progress: &mut OnProgress<'_>, step: Progress) -> Result<(), StoreErro
     }
 }
 
-/// Opens a pack of a plan, which nobody else removes.
+/// Opens a pack of a plan, which nobody else removes; none where it is damaged.
 fn open_pack(index: &Index, pack: PackId) -> Result<Option<std::sync::Arc<PackFile>>, StoreError> {
     match index.pack(pack) {
         Err(error) if error.is_damage() => Ok(None),

@@ -1,6 +1,7 @@
 //! Collections: what they free, what they keep, beside writers and readers, and through power loss.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use vmrewind_store::{
     BlockSize, CheckOptions, GcOptions, GcPlan, GcReport, ImageId, PAGE_SIZE, PackReason, Page, Store,
     StoreError, WriteOptions,
 };
-use vmrewind_testkit::storage::{CrashCase, CrashStorage, OnPanic, SeededRandom, crash_seeds};
+use vmrewind_testkit::storage::{
+    CrashCase, CrashStorage, FaultStorage, OnPanic, Operation, SeededRandom, crash_seeds,
+};
 
 use crate::support::{folder_store, id, open, small_queue};
 
@@ -225,6 +228,55 @@ fn the_good_one_of_two_copies_is_kept() {
         let _ = collect(&fresh).expect("collected again");
         check(&fresh, &id("2"), 0..63);
     }
+}
+
+// A pack that cannot be read, and that nothing leads to any more, would be called damage for ever.
+#[test]
+fn a_damaged_pack_that_nobody_needs_goes() {
+    let (folder, store) = folder_store();
+    write(&store, &id("1"), None, 0..64).expect("written");
+    let pack = packs(folder.path()).remove(0);
+    write(&store, &id("2"), None, 100..164).expect("written");
+    let content = std::fs::read(&pack).expect("read");
+    std::fs::write(&pack, &content[..content.len() - 1]).expect("written");
+    let fresh = || open(vmrewind_store::DirStorage::new(folder.path()).expect("a folder"));
+    assert!(plan(&fresh(), &[]).expect_err("it is needed").is_damage());
+    store.remove_image(&id("1")).expect("removed");
+    let report = collect(&fresh()).expect("collected");
+    assert_eq!((report.removed_packs, pack.exists()), (1, false));
+    assert!(report.freed_bytes > 0);
+    check(&fresh(), &id("2"), 100..164);
+}
+
+// On a full disk nothing can be written anew; what is of no use at all goes all the same, and makes room for that.
+#[test]
+fn unused_packs_go_before_anything_is_written() {
+    const ENOSPC: i32 = 28;
+    let prepared = || {
+        let storage = FaultStorage::new(Arc::new(CrashStorage::new()));
+        let store = open(storage.clone());
+        write(&store, &id("1"), None, 0..64).expect("written");
+        write(&store, &id("2"), None, 100..164).expect("written");
+        write(&store, &id("3"), Some(&id("2")), 100..104).expect("written");
+        store.remove_image(&id("1")).expect("removed");
+        store.remove_image(&id("2")).expect("removed");
+        let plan = plan(&store, &[]).expect("planned");
+        assert_eq!(plan.packs.iter().filter(|step| step.live_bytes == 0).count(), 1, "{plan:?}");
+        assert!(plan.packs.len() > 1, "{plan:?}");
+        let before = storage.log().len();
+        (storage, store, plan, before)
+    };
+    let (storage, store, all, before) = prepared();
+    apply(&store, &all).expect("collected");
+    let first_write = storage.log()[before..].iter().position(|done| *done == Operation::Write);
+    let (storage, store, all, before) = prepared();
+    storage.fail_at(before + first_write.expect("something is written"), ENOSPC);
+    let error = apply(&store, &all).expect_err("the disk is full");
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    let store = open(storage);
+    let left = plan(&store, &[]).expect("planned");
+    assert!(left.packs.iter().all(|step| step.live_bytes > 0), "{left:?}");
+    check(&store, &id("3"), 100..104);
 }
 
 fn packs(folder: &std::path::Path) -> Vec<std::path::PathBuf> {

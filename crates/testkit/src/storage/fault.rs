@@ -1,4 +1,5 @@
-//! A storage whose operation of a chosen number fails with a chosen error, over any other storage.
+//! A storage whose operation of a chosen number fails with a chosen error, over any other storage; or that fails to read
+//! a file.
 //!
 //! Only that operation fails, and it changes nothing: whoever goes on as if nothing had happened is seen in the log.
 
@@ -37,6 +38,8 @@ struct State {
     log: Vec<Operation>,
     /// Number of the operation that fails, and the system's error number.
     fault: Option<(usize, i32)>,
+    /// Name of the file that can't be read, and the system's error number.
+    unreadable: Option<(String, i32)>,
 }
 
 impl FaultStorage {
@@ -48,6 +51,11 @@ impl FaultStorage {
     /// Lets the operation of that number, counted from 0, fail with the system's error `errno`.
     pub fn fail_at(&self, operation: usize, errno: i32) {
         self.state().fault = Some((operation, errno));
+    }
+
+    /// Lets reads of the file `name` fail with the system's error `errno`, through handles that are open too.
+    pub fn fail_reads_of(&self, name: &str, errno: i32) {
+        self.state().unreadable = Some((name.to_owned(), errno));
     }
 
     /// Returns all operations so far, the failed one included.
@@ -68,19 +76,19 @@ impl FaultStorage {
         }
     }
 
-    fn wrap(&self, inner: Box<dyn StorageFile>) -> Box<dyn StorageFile> {
-        Box::new(FaultFile { storage: self.clone(), inner })
+    fn wrap(&self, name: &str, inner: Box<dyn StorageFile>) -> Box<dyn StorageFile> {
+        Box::new(FaultFile { storage: self.clone(), name: name.to_owned(), inner })
     }
 }
 
 impl Storage for FaultStorage {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         self.begin(Operation::Create)?;
-        self.inner.create(name).map(|file| self.wrap(file))
+        self.inner.create(name).map(|file| self.wrap(name, file))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        self.inner.open(name).map(|file| self.wrap(file))
+        self.inner.open(name).map(|file| self.wrap(name, file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -109,7 +117,7 @@ impl Storage for FaultStorage {
         kind: LockKind,
         wait: Option<Duration>,
     ) -> io::Result<Option<Box<dyn StorageFile>>> {
-        Ok(self.inner.lock(name, kind, wait)?.map(|file| self.wrap(file)))
+        Ok(self.inner.lock(name, kind, wait)?.map(|file| self.wrap(name, file)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -133,6 +141,8 @@ impl Storage for FaultStorage {
 /// An open file of a [`FaultStorage`].
 struct FaultFile {
     storage: FaultStorage,
+    /// The name that it was opened by.
+    name: String,
     inner: Box<dyn StorageFile>,
 }
 
@@ -142,6 +152,11 @@ impl StorageFile for FaultFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if let Some((name, errno)) = &self.storage.state().unreadable
+            && *name == self.name
+        {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
         self.inner.read_at(offset, buf)
     }
 

@@ -183,12 +183,21 @@ impl Index {
         self.load().map(drop)
     }
 
-    /// Makes all segments anew from the packs, once in the life of this process; says whether it did.
-    pub(crate) fn rebuild(&self) -> Result<bool, StoreError> {
-        if self.was_rebuilt.swap(true, Ordering::Relaxed) {
+    /// Says whether all segments were made anew by this process. Asked before a search, for [`Index::rebuild`].
+    pub(crate) fn was_rebuilt(&self) -> bool {
+        self.was_rebuilt.load(Ordering::Acquire)
+    }
+
+    /// Makes all segments anew from the packs, once in the life of this process. Says whether to look again: they were
+    /// made anew since the search began, here or by another thread. A failure can be tried again.
+    pub(crate) fn rebuild(&self, was_rebuilt: bool) -> Result<bool, StoreError> {
+        if was_rebuilt {
             return Ok(false);
         }
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.was_rebuilt() {
+            return Ok(true);
+        }
         let (packs, old) = self.list()?;
         let view = self.cover(View { packs, ..View::default() })?;
         let is_kept = |name: &String| view.segments.iter().any(|kept| kept.name.as_ref() == Some(name));
@@ -197,6 +206,7 @@ impl Index {
             let _ = self.shared.storage.remove(name);
         }
         self.set(view);
+        self.was_rebuilt.store(true, Ordering::Release);
         Ok(true)
     }
 

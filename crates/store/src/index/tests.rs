@@ -73,7 +73,7 @@ fn a_lost_or_damaged_segment_is_made_again() {
         if (0..3)
             .any(|tag| index.find_object(&group_hash(tag), ObjectKind::Group).expect("looked up").is_none())
         {
-            assert!(index.rebuild().expect("rebuilt"));
+            assert!(index.rebuild(index.was_rebuilt()).expect("rebuilt"));
         }
         for tag in 0..3 {
             let found = index.find_object(&group_hash(tag), ObjectKind::Group).expect("looked up");

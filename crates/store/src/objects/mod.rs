@@ -126,7 +126,7 @@ impl Objects {
 
     /// Returns the hashes of a group's blocks, by slot.
     ///
-    /// They are a help to compare blocks with, and not verified: a wrong one says that equal blocks differ.
+    /// They are a help to compare blocks with: there are none where the pack's directory is damaged.
     pub(crate) fn block_hashes(&self, group: &ObjectHash) -> Result<Arc<[BlockHash]>, StoreError> {
         if let Some(hashes) = self.hashes.get(group) {
             return Ok(hashes);
@@ -147,11 +147,12 @@ impl Objects {
         kind: ObjectKind,
         mut visit: impl FnMut(ObjectPlace, &PackFile) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
+        let was_rebuilt = self.index.was_rebuilt();
         for effort in 0..3 {
             match effort {
                 0 => {}
                 1 => self.index.reload()?,
-                _ if self.index.rebuild()? => {}
+                _ if self.index.rebuild(was_rebuilt)? => {}
                 _ => break,
             }
             let mut found = false;
@@ -181,11 +182,12 @@ impl Objects {
         mut load: impl FnMut(ObjectPlace, &PackFile) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut damage = None;
+        let was_rebuilt = self.index.was_rebuilt();
         for effort in 0..3 {
             match effort {
                 0 => {}
                 1 => self.index.reload()?,
-                _ if damage.is_none() && self.index.rebuild()? => {}
+                _ if damage.is_none() && self.index.rebuild(was_rebuilt)? => {}
                 _ => break,
             }
             let mut found = None;

@@ -1,6 +1,6 @@
 //! Objects read through packs that are damaged, doubled, removed and replaced.
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use super::Objects;
 use crate::StoreError;
@@ -96,4 +96,42 @@ fn a_damaged_index_is_not_taken_for_missing_data() {
         assert_eq!(read(&objects(&folder), tag).expect("read")[..], group(tag));
     }
     assert_eq!(folder.names(".index"), names, "made anew from the packs");
+}
+
+// The same where several threads miss objects at once: who comes second waits for the index that the first one makes.
+#[test]
+fn a_damaged_index_is_mended_for_all_threads() {
+    const TAGS: u32 = 8;
+    for _ in 0..20 {
+        let folder = Folder::new();
+        folder.pack_of_groups(0..TAGS);
+        assert_eq!(read(&objects(&folder), 0).expect("read")[..], group(0));
+        for at in 16..16 + i64::from(TAGS) * 16 {
+            folder.flip(&folder.names(".index")[0], at);
+        }
+        let objects = objects(&folder);
+        let begin = Barrier::new(TAGS as usize);
+        std::thread::scope(|scope| {
+            for tag in 0..TAGS {
+                let (objects, begin) = (&objects, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    assert_eq!(read(objects, tag).expect("read")[..], group(tag));
+                });
+            }
+        });
+    }
+}
+
+// Blocks are taken for equal by the hashes of a directory: from one that is damaged a guest would get another page.
+#[test]
+fn a_damaged_directory_gives_no_hashes_of_blocks() {
+    let folder = Folder::new();
+    let pack = folder.pack_of_groups(0..3);
+    // The last block's hash lies before the footer, of 128 bytes.
+    folder.flip(&pack_name(&pack), -129);
+    let objects = objects(&folder);
+    assert_eq!(read(&objects, 0).expect("read")[..], group(0));
+    assert!(objects.block_hashes(&group_hash(0)).expect("asked").is_empty());
+    assert_eq!(objects.index().find_block(&block_hash(0, 0)).expect("asked"), None);
 }

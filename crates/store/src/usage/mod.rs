@@ -136,10 +136,19 @@ impl UsageReader {
         if let Some(known) = self.ids.get(&(*hash, kind)) {
             return Ok(*known);
         }
-        let place = self.store.objects.index().find_object(hash, kind)?;
+        let mut stored_len = 0;
+        let found = self.store.objects.places(hash, kind, |place, _| {
+            stored_len = place.entry.stored_len;
+            Ok(true)
+        });
+        match found {
+            // What is lost takes nothing.
+            Ok(()) | Err(StoreError::MissingObject { .. }) => {}
+            Err(error) => return Err(error),
+        }
         // Four billion objects would be 256 TiB of memory.
         let id = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.bytes.push(place.map_or(0, |place| place.entry.stored_len));
+        self.bytes.push(stored_len);
         self.ids.insert((*hash, kind), id);
         Ok(id)
     }

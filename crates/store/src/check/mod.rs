@@ -72,17 +72,23 @@ impl Store {
         let mut check = Check { report: CheckReport::default(), bad: Bad::new() };
         let packs = index.packs()?;
         let mut step = Steps { progress, what: "reading packs", done: 0, total: packs.len() as u64 };
-        let mut opened = Vec::new();
+        // By name: as many files as there are packs can't be kept open.
+        let mut readable = Vec::new();
         for id in packs {
             step.advance(1)?;
-            opened.extend(check.structure(index.pack(id))?);
+            let pack = check.structure(index.pack(id))?;
+            readable.extend(pack.map(|pack| (id, pack.file_len())));
         }
         if options.read_data {
             step.what = "reading data";
             step.done = 0;
-            step.total = opened.iter().map(|pack| pack.file_len()).sum();
-            for pack in &opened {
-                check.data(pack, &mut step)?;
+            step.total = readable.iter().map(|(_, len)| len).sum();
+            for (id, len) in readable {
+                match index.pack(id)? {
+                    Some(pack) => check.data(&pack, &mut step)?,
+                    // Removed by a collection meanwhile.
+                    None => step.advance(len)?,
+                }
             }
         }
         let images = self.images()?;

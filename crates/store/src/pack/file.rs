@@ -1,10 +1,11 @@
 //! A complete pack that is read: single entries, hashes and payloads by small reads, or the directory as a whole.
 //!
 //! Opening reads the footer only. Entries that are read one by one are not verified by the directory's hash: what they
-//! lead to is, by its own.
+//! lead to is, by its own. Nothing is verified by the hashes of blocks, but blocks are taken for equal by them: they come from
+//! a directory only that is as it was written.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Entry, EntryNo, pack_name};
 use crate::Part;
@@ -14,7 +15,7 @@ use crate::format::pack::{
     Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PACK_VERSION, PackFooter, check_pack_header,
 };
 use crate::hash::{BlockHash, HASH_LEN, PackId};
-use crate::storage::StorageFile;
+use crate::storage::{StorageFile, lost};
 use crate::store::Shared;
 
 /// An open pack; it can be read on when its name is gone.
@@ -23,6 +24,8 @@ pub(crate) struct PackFile {
     id: PackId,
     footer: PackFooter,
     file: Box<dyn StorageFile>,
+    /// Whether the directory is as it was written, once that was looked at.
+    is_sound: Arc<OnceLock<bool>>,
 }
 
 impl PackFile {
@@ -40,12 +43,15 @@ impl PackFile {
         let Some(offset) = len.checked_sub(PACK_FOOTER_LEN as u64) else {
             return Err(flawed(Flaw::new(Part::Footer, format!("the file has only {len} bytes"))));
         };
-        file.read_at(offset, &mut bytes).map_err(|error| shared.failed("read", &name, error))?;
+        file.read_at(offset, &mut bytes).map_err(|error| match lost(&error) {
+            Some(why) => flawed(Flaw::new(Part::Footer, why)),
+            None => shared.failed("read", &name, error),
+        })?;
         let footer = PackFooter::decode(&bytes, len).map_err(flawed)?;
         if footer.id != id {
             return Err(flawed(Flaw::new(Part::Footer, format!("it belongs to pack {}", footer.id))));
         }
-        Ok(Some(PackFile { shared: Arc::clone(shared), id, footer, file }))
+        Ok(Some(PackFile { shared: Arc::clone(shared), id, footer, file, is_sound: Arc::default() }))
     }
 
     /// Returns the pack's id.
@@ -83,18 +89,24 @@ impl PackFile {
         decoded.map(Some).map_err(|flaw| self.flawed(flaw.at(place)))
     }
 
-    /// Reads the hash of one block of a group; none when the entry has no such block.
+    /// Reads the hash of one block of a group; none when the entry has no such block, or the directory is damaged.
     pub(crate) fn block_hash(&self, entry: &Entry, slot: u8) -> Result<Option<BlockHash>, StoreError> {
         let Some(blocks) = entry.blocks.filter(|blocks| slot < blocks.count) else { return Ok(None) };
+        if !self.is_directory_sound()? {
+            return Ok(None);
+        }
         let mut bytes = [0; HASH_LEN];
         let offset = self.footer.block_hash_offset(blocks.first + u32::from(slot));
         self.read(offset, &mut bytes, Part::Directory)?;
         Ok(Some(BlockHash::from_bytes(bytes)))
     }
 
-    /// Reads the hashes of a group's blocks, by slot; nothing for what is not a group.
+    /// Reads the hashes of a group's blocks, by slot; nothing for what is not a group, or where the directory is damaged.
     pub(crate) fn block_hashes(&self, entry: &Entry) -> Result<Vec<BlockHash>, StoreError> {
         let Some(blocks) = entry.blocks else { return Ok(Vec::new()) };
+        if !self.is_directory_sound()? {
+            return Ok(Vec::new());
+        }
         let mut bytes = vec![0; usize::from(blocks.count) * HASH_LEN];
         self.read(self.footer.block_hash_offset(blocks.first), &mut bytes, Part::Directory)?;
         Ok(bytes.as_chunks::<HASH_LEN>().0.iter().map(|hash| BlockHash::from_bytes(*hash)).collect())
@@ -113,10 +125,28 @@ impl PackFile {
         Directory::decode(&bytes, &self.footer).map_err(|flaw| self.flawed(flaw))
     }
 
+    /// Shares with other openings of this pack whether its directory is sound.
+    pub(super) fn share_soundness(&mut self, is_sound: &Arc<OnceLock<bool>>) {
+        self.is_sound = Arc::clone(is_sound);
+    }
+
+    /// Says whether the directory is as it was written. It is read once for that.
+    fn is_directory_sound(&self) -> Result<bool, StoreError> {
+        if let Some(known) = self.is_sound.get() {
+            return Ok(*known);
+        }
+        let is_sound = match self.directory() {
+            Ok(_) => true,
+            Err(error) if error.is_damage() => false,
+            Err(error) => return Err(error),
+        };
+        Ok(*self.is_sound.get_or_init(|| is_sound))
+    }
+
     /// Calls `each` with every entry and the hashes of its blocks.
     ///
     /// Of a damaged directory, entries that make no sense are left out: the others still lead to objects, which are
-    /// verified by their own hashes.
+    /// verified by their own hashes. Their blocks have none, so no hashes are given of them.
     pub(crate) fn each_entry(
         &self,
         mut each: impl FnMut(EntryNo, &Entry, &[BlockHash]),
@@ -133,7 +163,7 @@ impl PackFile {
         }
         for number in (0..self.footer.entries).map(EntryNo) {
             match self.entry(number) {
-                Ok(Some(entry)) => each(number, &entry, &self.block_hashes(&entry)?),
+                Ok(Some(entry)) => each(number, &entry, &[]),
                 Err(error) if !error.is_damage() => return Err(error),
                 Ok(None) | Err(_) => {}
             }
@@ -154,7 +184,10 @@ impl PackFile {
                 let end = offset + buf.len() as u64;
                 self.flawed(Flaw::new(what, format!("the file ends before byte {end}")))
             }
-            _ => self.shared.failed("read", &pack_name(&self.id), error),
+            _ => match lost(&error) {
+                Some(why) => self.flawed(Flaw::new(what, why)),
+                None => self.shared.failed("read", &pack_name(&self.id), error),
+            },
         })
     }
 

@@ -1,6 +1,7 @@
 //! Open packs, of which the ones used lately stay open.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quick_cache::sync::Cache;
 
@@ -16,11 +17,13 @@ const OPEN_PACKS: usize = 128;
 pub(crate) struct OpenPacks {
     shared: Arc<Shared>,
     open: Cache<PackId, Arc<PackFile>>,
+    /// Whether the directories are sound, of packs that were closed meanwhile too: finding out takes a read of all of it.
+    sound: Mutex<HashMap<PackId, Arc<OnceLock<bool>>>>,
 }
 
 impl OpenPacks {
     pub(crate) fn new(shared: Arc<Shared>) -> OpenPacks {
-        OpenPacks { shared, open: Cache::new(OPEN_PACKS) }
+        OpenPacks { shared, open: Cache::new(OPEN_PACKS), sound: Mutex::default() }
     }
 
     /// Returns a pack; none when it is not there. One that is open can be read on after it was removed.
@@ -28,7 +31,10 @@ impl OpenPacks {
         if let Some(pack) = self.open.get(&id) {
             return Ok(Some(pack));
         }
-        let Some(pack) = PackFile::open(&self.shared, id)? else { return Ok(None) };
+        let Some(mut pack) = PackFile::open(&self.shared, id)? else { return Ok(None) };
+        let mut sound = self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        pack.share_soundness(sound.entry(id).or_default());
+        drop(sound);
         let pack = Arc::new(pack);
         self.open.insert(id, Arc::clone(&pack));
         Ok(Some(pack))

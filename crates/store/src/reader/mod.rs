@@ -25,7 +25,7 @@ use crate::format::image::{AttachmentEntry, ImageFile, MAX_IMAGE_FILE_BYTES, Spa
 use crate::format::node::{LEAF_BLOCKS, Leaf};
 use crate::objects::Objects;
 use crate::pack::ObjectKind;
-use crate::storage::StorageFile;
+use crate::storage::{StorageFile, lost};
 use crate::store::{Shared, image_name};
 use crate::tree::{self, LeafRef};
 use crate::{BlockSize, ImageId, ImageSummary, PAGE_BYTES, Page, Part, SpaceIndex, StoreError};
@@ -327,7 +327,10 @@ pub(crate) fn read_file(
     file: &dyn StorageFile,
 ) -> Result<ImageFile, StoreError> {
     let name = image_name(id);
-    let failed = |error| shared.failed("read", &name, error);
+    let failed = |error| match lost(&error) {
+        Some(why) => Flaw::new(Part::Header, why).of(id),
+        None => shared.failed("read", &name, error),
+    };
     let len = file.len().map_err(failed)?;
     let damaged = |what: String| Flaw::new(Part::Header, what).of(id);
     // Of a file of the first version, which held all the memory, only the beginning is looked at.

@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 pub use dir::DirStorage;
+use rustix::io::Errno;
 
 /// A flat set of named files.
 pub trait Storage: Send + Sync {
@@ -94,4 +95,12 @@ pub trait StorageFile: Send + Sync {
 
     /// Makes the content and length durable.
     fn sync(&self) -> io::Result<()>;
+}
+
+/// Says what happened where bytes could not be read because the medium has lost them, or because the file system found
+/// them damaged. Any other failure says nothing of what is stored.
+pub(crate) fn lost(error: &io::Error) -> Option<String> {
+    let is_lost =
+        matches!(Errno::from_io_error(error)?, Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::REMOTEIO);
+    is_lost.then(|| format!("the storage cannot read it: {error}"))
 }

@@ -57,9 +57,12 @@ pub(super) fn image(
     let failed = |op, error| shared.write_failed(op, &part.name, error);
     part.file.write_at(0, &file.encode()).map_err(|error| failed("write", error))?;
     part.file.sync().map_err(|error| failed("sync", error))?;
+    // Of a failed sync of the folder the system tells one caller only: another writer's failure counts here too.
+    let is_open = || if shared.is_latched() { Err(StoreError::Latched) } else { Ok(()) };
+    is_open()?;
     let name = image_name(&file.id);
     storage.rename(&part.name, &name).map_err(|error| failed("rename", error))?;
-    sync_dir(&name).inspect_err(|_| {
+    sync_dir(&name).and_then(|()| is_open()).inspect_err(|_| {
         // The caller is told that there is no image, so there should be none.
         let _ = storage.remove(&name);
     })?;

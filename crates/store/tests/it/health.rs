@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vmrewind_store::{CheckOptions, CheckReport, DirStorage, ImageId, Store};
+use vmrewind_testkit::storage::FaultStorage;
 
 use crate::gc::{check as check_pages, write};
 use crate::support::{folder_store, id, open};
@@ -78,6 +80,47 @@ fn a_lost_or_cut_pack_is_found_at_once() {
         assert_eq!(report.damage.len(), if cut { 2 } else { 1 }, "the pack itself, and what is missing");
         assert!(report.damage.iter().any(|damage| damage.objects >= 1));
     }
+}
+
+// What a failing disk, or a file system with checksums, says of bytes that it has lost is an error of reading: nothing else
+// comes of most damage there is. Other failures to read say nothing of the data.
+#[test]
+fn what_the_storage_has_lost_is_damage() {
+    const EIO: i32 = 5;
+    const EMFILE: i32 = 24;
+    let (folder, store) = folder_store();
+    write(&store, &id("1"), None, 0..64).expect("written");
+    let pack = files(folder.path(), "pack").remove(0);
+    write(&store, &id("2"), None, 200..264).expect("written");
+    let name = pack.file_name().and_then(|name| name.to_str()).expect("a name");
+    let faulty = |name: &str, errno| {
+        let storage = FaultStorage::new(Arc::new(DirStorage::new(folder.path()).expect("a folder")));
+        storage.fail_reads_of(name, errno);
+        open(storage)
+    };
+    for read_data in [false, true] {
+        let report = check(&faulty(name, EIO), read_data);
+        assert_eq!(touched(&report).concat(), [id("1")], "{report:?}");
+        assert_eq!(touched(&check(&faulty("2.image", EIO), read_data)), [[id("2")]]);
+        let options = CheckOptions { read_data };
+        let error = faulty(name, EMFILE).check(options, &mut |_| ControlFlow::Continue(()));
+        assert!(!error.expect_err("cannot go on").is_damage());
+    }
+    check_pages(&faulty(name, EIO), &id("2"), 200..264);
+}
+
+// A store of many captures has more packs than a process may open files.
+#[test]
+fn more_packs_than_open_files_are_checked() {
+    const PACKS: u64 = 200;
+    let (folder, store) = folder_store();
+    for number in 0..PACKS {
+        write(&store, &id(&format!("{number:03x}")), None, number..number + 1).expect("written");
+    }
+    let limit = rustix::process::Rlimit { current: Some(PACKS - 20), maximum: Some(PACKS - 20) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a lower limit");
+    let report = check(&fresh(folder.path()), true);
+    assert_eq!((report.packs, report.damage.len()), (PACKS, 0));
 }
 
 // A node of a tree is shared like a page, and hides many pages. What is compressed can have several forms: a flip that makes

@@ -8,7 +8,7 @@ use std::path::Path;
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
 use vmrewind_store::{ImageReader, SpaceIndex};
 
-use super::{NotShared, Note};
+use super::{NOTE, NotShared, Note};
 use crate::capture::image;
 use crate::engine::Engine;
 use crate::error::{Context, Error, Result};
@@ -53,6 +53,8 @@ impl Engine {
         };
         let space = reader.spaces().get(at).ok_or_else(|| Error::damaged("a memory image lacks a block"))?;
         check_space(folder, reader.data_bytes())?;
+        // A note of files that were there before would make these look whole.
+        remove_file(&folder.join(NOTE))?;
         self.write_ram(&reader, space.index, &folder.join("ram"))?;
         let feed = Feed {
             host: &self.host,
@@ -74,7 +76,7 @@ impl Engine {
             block: space.name.clone(),
             bytes: space.len,
         };
-        write_json(&folder.join("flat.json"), &note)?;
+        write_json(&folder.join(NOTE), &note)?;
         Ok(Ok(()))
     }
 

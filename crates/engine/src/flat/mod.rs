@@ -44,7 +44,10 @@ pub(crate) struct Flat {
     lock: File,
 }
 
-/// `flat.json`.
+/// The file that says what the others are. It is written last, and removed first.
+const NOTE: &str = "flat.json";
+
+/// [`NOTE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     version: u32,
@@ -59,6 +62,12 @@ struct Note {
 }
 
 impl Note {
+    /// The note of a memory file that is whole; one that can't be read is as good as none.
+    fn good(folder: &Path, image: &str) -> Option<Self> {
+        let note = read_json::<Self>(&folder.join(NOTE), RECORD_VERSION).ok().flatten()?;
+        (note.image == image && note.boot == boot_id() && note.fits(folder)).then_some(note)
+    }
+
     /// Whether the files are there, and the memory of its length. What is in them is trusted, as memory is.
     fn fits(&self, folder: &Path) -> bool {
         let bytes = |name: &str| fs::metadata(folder.join(name)).map(|found| found.len()).ok();
@@ -94,11 +103,21 @@ impl Flat {
     /// The memory file of an image if there is a good one.
     fn open(folder: &Path, image: &str) -> Result<Option<Self>> {
         let Some(lock) = lock_file(folder, FlockOperation::NonBlockingLockShared)? else { return Ok(None) };
-        // A note that can't be read is as good as none.
-        let note = read_json::<Note>(&folder.join("flat.json"), RECORD_VERSION).ok().flatten();
-        let note = note.filter(|note| note.image == image && note.boot == boot_id() && note.fits(folder));
-        Ok(note.map(|note| Self { folder: folder.to_owned(), note, lock }))
+        Ok(Note::good(folder, image).map(|note| Self { folder: folder.to_owned(), note, lock }))
     }
+}
+
+/// Removes a memory file whose lock the caller holds alone. Failures can wait.
+fn remove_files(folder: &Path) {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
+    // The note goes first: without it nothing is taken for whole. The lock goes last: who waits for it then finds that it was
+    // removed, and can begin anew at once, so the folder goes only if it is empty.
+    names.sort_by_key(|name| name != NOTE);
+    for name in names.iter().map(PathBuf::from).chain([PathBuf::from("lock")]) {
+        let _ = fs::remove_file(folder.join(name));
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// Opens and locks the lock file of a flat folder. `None` where there is none or others hold it.
@@ -144,10 +163,12 @@ impl Engine {
                 Err(error) => return Err(io_error(&format!("cannot make '{}'", path.display()), error)),
             }
             match lock_file(&folder, FlockOperation::NonBlockingLockExclusive)? {
+                // Another command made it since it was looked for.
+                Some(_) if Note::good(&folder, image).is_some() => {}
                 Some(_lock) => {
                     let made = self.make_flat(&folder, image, hardware);
                     if !matches!(made, Ok(Ok(()))) {
-                        let _ = fs::remove_dir_all(&folder);
+                        remove_files(&folder);
                     }
                     if let Err(why) = made? {
                         return Ok(Err(why));
@@ -177,11 +198,7 @@ impl Engine {
             let Ok(Some(lock)) = lock_file(&folder, FlockOperation::NonBlockingLockExclusive) else {
                 continue;
             };
-            // The lock goes last: who waits for it then finds that it was removed.
-            for name in ["flat.json", "ram", "state", "lock"] {
-                let _ = fs::remove_file(folder.join(name));
-            }
-            let _ = fs::remove_dir_all(&folder);
+            remove_files(&folder);
             drop(lock);
         }
     }

@@ -88,7 +88,7 @@ impl Server {
         folder: &VmFolder,
     ) -> Result<Keeper> {
         self.record.qemu = Some(qemu);
-        self.record.save(folder)?;
+        self.save(folder)?;
         Keeper::begin(engine, vm, folder)
     }
 
@@ -101,6 +101,12 @@ impl Server {
     /// Tells that QEMU has loaded its devices.
     pub(crate) fn is_loaded(&mut self, folder: &VmFolder) -> Result<()> {
         self.record.loaded = true;
+        self.save(folder)
+    }
+
+    /// Writes the record. A failure that the server has put into it stays.
+    fn save(&mut self, folder: &VmFolder) -> Result<()> {
+        self.record.failure = LazyRecord::load(folder).and_then(|found| found.failure);
         self.record.save(folder)
     }
 
@@ -157,7 +163,7 @@ fn revive(program: &Path, root: &Path, vm: &VmName, folder: &VmFolder) -> Result
         return Ok(false);
     };
     if qemu_of(&record, folder)?.is_none() {
-        return LazyRecord::remove(folder).map(|()| false);
+        return record.remove_this(folder).map(|()| false);
     }
     let (mut child, _) = start(program, root, vm, Role::Revive)?;
     let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,12 @@ impl LazyRecord {
         write_volatile(&folder.lazy(), self)
     }
 
+    /// Removes the record if it is still this one. Another command can have begun the next restore since it was read.
+    pub(crate) fn remove_this(&self, folder: &VmFolder) -> Result<()> {
+        let is_this = |found: &Self| found.snapshot == self.snapshot && found.qemu == self.qemu;
+        if Self::load(folder).as_ref().is_some_and(is_this) { Self::remove(folder) } else { Ok(()) }
+    }
+
     /// Removes the record.
     pub(crate) fn remove(folder: &VmFolder) -> Result<()> {
         if let Some(run) = run_folder::existing(folder) {
@@ -109,15 +116,19 @@ impl LazyProgress {
     }
 }
 
-/// Replaces a file whole, without making it last.
+/// Replaces a file whole, without making it last. Several processes can do so at once.
 fn write_volatile<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()> {
     let bytes = serde_json::to_vec(value).context(|| format!("cannot encode '{}'", path.display()))?;
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
+    temporary.push(format!(".{}.tmp", std::process::id()));
     fs::write(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
         .map_err(|error| io_error(&format!("cannot write '{}'", path.display()), error))
 }
+
+/// How long others may look whether the lock is held, before it counts as held.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The lock of those who serve a VM's memory: the supervisor takes it, its worker inherits it.
 pub(crate) struct ServerLock {
@@ -132,13 +143,24 @@ pub(crate) struct Servers {
 }
 
 impl ServerLock {
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if nobody holds it. Who asks [`ServerLock::is_held`] holds it for moments: those are waited out.
     pub(crate) fn try_take(folder: &VmFolder) -> Result<Option<Self>> {
+        let deadline = Instant::now() + LOOK_PATIENCE;
+        loop {
+            let taken = Self::try_lock(folder, FlockOperation::NonBlockingLockExclusive)?;
+            if taken.is_some() || Instant::now() >= deadline {
+                return Ok(taken);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn try_lock(folder: &VmFolder, how: FlockOperation) -> Result<Option<Self>> {
         let path = folder.lazy_lock();
         let cannot = |error| io_error(&format!("cannot lock '{}'", path.display()), error);
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(cannot)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, how) {
             Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(cannot(error.into())),
@@ -147,7 +169,8 @@ impl ServerLock {
 
     /// Whether somebody holds it.
     pub(crate) fn is_held(folder: &VmFolder) -> Result<bool> {
-        Ok(folder.lazy_lock().exists() && Self::try_take(folder)?.is_none())
+        let look = || Self::try_lock(folder, FlockOperation::NonBlockingLockShared);
+        Ok(folder.lazy_lock().exists() && look()?.is_none())
     }
 
     /// A descriptor of the same lock, for a child that is to hold it on.

@@ -83,7 +83,8 @@ pub(super) fn serve(
             .and_then(|_| named("push").spawn_scoped(scope, || lane(Lane::Push)))
             .and_then(|_| named("index").spawn_scoped(scope, || connection.index()));
         if let Err(error) = started {
-            connection.end(Err(Error::failed("cannot start a thread").because(error)));
+            // No page is unreadable for it: another connection is tried.
+            connection.end(Ok(End::Lost(format!("cannot start a thread: {error}"))));
         }
         connection.wait_end(watcher);
         // The threads that read or write it end with this.

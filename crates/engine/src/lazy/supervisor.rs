@@ -124,13 +124,25 @@ impl Supervisor {
             };
             let waiting = record.qemu.is_none();
             if (waiting && role == Role::Revive) || (!waiting && !lives(&record, &self.folder)?) {
-                return LazyRecord::remove(&self.folder);
+                return record.remove_this(&self.folder);
             }
             let began = Instant::now();
-            let status = self.work(&mut lock, waiting)?;
-            log.say(format_args!("the worker ended: {status}"));
-            if status.success() && waiting {
+            let ended_well = match self.work(&mut lock, waiting) {
+                Ok(status) => {
+                    log.say(format_args!("the worker ended: {status}"));
+                    status.success()
+                }
+                Err(error) => {
+                    log.say(format_args!("{error}: {}", error.causes().join(": ")));
+                    false
+                }
+            };
+            if ended_well && waiting {
                 return Ok(());
+            }
+            if ended_well && LazyRecord::load(&self.folder).is_some() {
+                // It has done its work, and could not remove the record: there is no hurry.
+                std::thread::sleep(EARLY);
             }
             early_deaths = if began.elapsed() < EARLY { early_deaths + 1 } else { 0 };
             if early_deaths >= EARLY_DEATHS {
@@ -153,9 +165,9 @@ impl Supervisor {
         inherit(&mut command, lock.share()?);
         let mut child = command.spawn().context(|| "cannot start a page server".into())?;
         let marks = [std::process::id(), child.id()].into_iter().filter_map(ProcessMark::of);
-        let named = lock.name(&Servers { processes: marks.collect() });
-        let status = child.wait().context(|| "cannot wait for the page server".into())?;
-        named.map(|()| status)
+        // For those who have to end it. It serves without that, too.
+        let _ = lock.name(&Servers { processes: marks.collect() });
+        child.wait().context(|| "cannot wait for the page server".into())
     }
 
     /// Ends QEMU: nobody can be kept alive who would give its guest its memory.

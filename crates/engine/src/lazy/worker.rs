@@ -38,7 +38,7 @@ use crate::vm::run_folder::{self, socket};
 
 /// How long the command that began the restore may take to start its QEMU.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(180);
-/// How long a QEMU may be between two states in which something can be done.
+/// How long a QEMU that answers may be between two states in which something can be done.
 const TURN_PATIENCE: Duration = Duration::from_secs(120);
 /// How long its main loop may take to answer at first, and later.
 const SHORT_PATIENCE: Duration = Duration::from_millis(50);
@@ -81,7 +81,13 @@ impl Worker {
     pub(super) fn work(&mut self, root: &Root, fresh: bool) -> Result<()> {
         let served = self.open(root).and_then(|(image, captured)| self.serve_all(&image, &captured, fresh));
         match served {
-            Ok(()) => self.clear(),
+            Ok(()) => {
+                // QEMU needs nothing any more, whatever becomes of the record.
+                if let Err(error) = self.clear() {
+                    self.log.say(format_args!("the record stays: {error}: {}", error.causes().join(": ")));
+                }
+                Ok(())
+            }
             Err(error) => {
                 self.log.say(format_args!("failed: {error}: {}", error.causes().join(": ")));
                 self.give_up(&error)
@@ -144,7 +150,13 @@ impl Worker {
                 self.learn(known, captured, &asked);
             }
             match end {
-                End::Whole => return self.wait_completed(),
+                End::Whole => {
+                    // A QEMU with all its memory is not ended, however long it takes to say so.
+                    if let Err(error) = self.wait_completed() {
+                        self.log.say(format_args!("{error}: {}", error.causes().join(": ")));
+                    }
+                    return Ok(());
+                }
                 End::Lost(_) if progress.can_run => failures = 0,
                 End::Lost(why) => {
                     failures += 1;
@@ -180,7 +192,7 @@ impl Worker {
     /// Looks at QEMU's migration until something can be done.
     fn approach(&self) -> Result<Approach> {
         let Some(process) = self.qemu()? else { return Ok(Approach::Gone) };
-        let deadline = Instant::now() + TURN_PATIENCE;
+        let mut deadline = Instant::now() + TURN_PATIENCE;
         let mut patience = SHORT_PATIENCE;
         let mut last = String::new();
         while Instant::now() < deadline {
@@ -200,6 +212,10 @@ impl Worker {
                 Err(error) => {
                     last = format!("{error}: {}", error.causes().join(": "));
                     patience = (patience * 2).min(LONG_PATIENCE);
+                    // One that has its devices and is silent, stopped perhaps, can go on as soon as it speaks again.
+                    if self.is_loaded() {
+                        deadline = Instant::now() + TURN_PATIENCE;
+                    }
                 }
             }
             process.wait_end(Duration::from_millis(5));

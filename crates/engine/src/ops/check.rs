@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Host, Step};
 use crate::images::{image_id, store_error};
+use crate::record::snapshot::Snapshots;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,14 +68,7 @@ impl Engine {
             objects: damage.objects,
             snapshots: named(&damage.images),
         }));
-        let present =
-            self.store.images().map_err(|error| store_error("cannot list the store's images", error))?;
-        damage.extend(names.iter().filter(|(image, _)| !present.contains(image)).map(
-            |(image, snapshots)| {
-                let what = format!("memory image {image} is missing");
-                DamageView { what, objects: 0, snapshots: snapshots.clone() }
-            },
-        ));
+        damage.extend(self.missing_images(&names)?);
         let mut damaged_snapshots: Vec<String> =
             damage.iter().flat_map(|damage| damage.snapshots.iter().cloned()).collect();
         damaged_snapshots.sort_unstable();
@@ -92,24 +86,48 @@ impl Engine {
         })
     }
 
-    /// For each memory image the snapshots that name it; and the VMs whose snapshots can't be read, as damage.
+    /// Images that a snapshot names and the store does not have.
+    fn missing_images(&self, names: &Names) -> Result<Vec<DamageView>> {
+        let present =
+            self.store.images().map_err(|error| store_error("cannot list the store's images", error))?;
+        let mut missing: Names = names.clone();
+        missing.retain(|image, _| !present.contains(image));
+        if !missing.is_empty() {
+            // Of a snapshot that was deleted meanwhile the image is gone, too.
+            let (names_now, _) = self.snapshots_by_image()?;
+            missing.retain(|image, _| names_now.contains_key(image));
+        }
+        let view = |(image, snapshots)| {
+            let what = format!("memory image {image} is missing");
+            DamageView { what, objects: 0, snapshots }
+        };
+        Ok(missing.into_iter().map(view).collect())
+    }
+
+    /// For each memory image the snapshots that name it; and what of VMs and their snapshots can't be read, as damage.
     fn snapshots_by_image(&self) -> Result<(Names, Vec<DamageView>)> {
         let mut names = Names::new();
         let mut damage = Vec::new();
         for vm in self.root.vm_names()? {
-            let seen = match self.look(&vm) {
-                Ok(seen) => seen,
+            match self.look(&vm) {
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     damage.push(DamageView { what: in_one_line(&error), objects: 0, snapshots: Vec::new() });
-                    continue;
                 }
                 Err(error) => return Err(error),
-            };
-            for manifest in &seen.snapshots.0 {
-                if let Some(memory) = &manifest.memory {
-                    let snapshot = format!("{vm}@{}", manifest.name);
-                    names.entry(image_id(&memory.image)?).or_default().push(snapshot);
+            }
+            // One by one: a manifest that is damaged hides no other.
+            let Ok(manifests) = Snapshots::each(&self.root.vm(&vm)) else { continue };
+            for (id, manifest) in manifests {
+                let Ok(manifest) = manifest else {
+                    // Without its name the snapshot is known by its id, as its file and its image are.
+                    let what = format!("the manifest of snapshot {id} of VM '{vm}' can't be read");
+                    damage.push(DamageView { what, objects: 0, snapshots: vec![format!("{vm}@{id}")] });
+                    continue;
+                };
+                if let Some((name, memory)) = manifest.and_then(|found| Some((found.name, found.memory?))) {
+                    names.entry(image_id(&memory.image)?).or_default().push(format!("{vm}@{name}"));
                 }
             }
         }

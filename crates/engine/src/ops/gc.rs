@@ -86,7 +86,8 @@ impl Engine {
         let cannot = |error| store_error("cannot list the store's images", error);
         // Listed first: see `unnamed_images`.
         let images = self.store.images().map_err(cannot)?;
-        let remove_images = unnamed_images(&self.root, images)?;
+        // Twice, since a listing of a folder can miss a manifest that is replaced at that moment.
+        let remove_images = unnamed_images(&self.root, unnamed_images(&self.root, images)?)?;
         let host = &self.host;
         self.store.plan_gc(&GcOptions { remove_images }, &mut |progress| told(host, progress)).map_err(
             |error| {

@@ -311,8 +311,11 @@ impl Engine {
                 runs: plan.run,
             });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
-        lazy::settle(self, &held.record.name, &held.folder, true)?;
-        let state = state::ask(&held.folder)?.guest;
+        // The restore is done, whatever can't be found out about it now.
+        let settled = lazy::settle(self, &held.record.name, &held.folder, true);
+        let asked = settled.and_then(|()| state::ask(&held.folder)).map(|state| state.guest);
+        let unknown = asked.as_ref().err().map(|error| format!("the VM's state is not known: {error}"));
+        let state = asked.unwrap_or_else(|_| "unknown".into());
         if let Some(Brought { started, .. }) = &brought
             && (state == "stopped" || !started.process.is_alive())
         {
@@ -328,7 +331,7 @@ impl Engine {
             undo,
             state,
             clock,
-            notes: why.into_iter().chain(note.flatten()).collect(),
+            notes: why.into_iter().chain(note.flatten()).chain(unknown).collect(),
         })
     }
 

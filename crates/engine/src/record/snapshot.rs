@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -199,26 +200,41 @@ impl Snapshots {
     /// # Errors
     /// `Damaged`, naming the file, where one can't be read.
     pub(crate) fn load(folder: &VmFolder) -> Result<Self> {
-        let path = folder.snapshots();
-        let cannot = |error| io_error(&format!("cannot read '{}'", path.display()), error);
         let mut manifests = Vec::new();
-        for entry in fs::read_dir(&path).map_err(cannot)? {
-            let file = entry.map_err(cannot)?.path();
-            if file.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let Some(manifest) = read_json::<Manifest>(&file, RECORD_VERSION)? else { continue };
-            if file.file_stem().and_then(|stem| stem.to_str()) != Some(manifest.id.as_str()) {
-                return Err(Error::damaged(format!(
-                    "'{}' is damaged: it is the manifest of snapshot {}",
-                    file.display(),
-                    manifest.id
-                )));
-            }
-            manifests.push(manifest);
+        for (_, manifest) in Self::each(folder)? {
+            manifests.extend(manifest?);
         }
         manifests.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(Self(manifests))
+    }
+
+    /// Reads each manifest of the VM in `folder` by itself, with the id that its file is named by; none for one that is gone
+    /// meanwhile.
+    pub(crate) fn each(folder: &VmFolder) -> Result<Vec<(String, Result<Option<Manifest>>)>> {
+        let path = folder.snapshots();
+        let cannot = |error| io_error(&format!("cannot read '{}'", path.display()), error);
+        let mut each = Vec::new();
+        for entry in fs::read_dir(&path).map_err(cannot)? {
+            let file = entry.map_err(cannot)?.path();
+            if file.extension().is_some_and(|extension| extension == "json") {
+                let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let manifest = Self::read(&file, &id);
+                each.push((id, manifest));
+            }
+        }
+        Ok(each)
+    }
+
+    fn read(file: &Path, id: &str) -> Result<Option<Manifest>> {
+        let manifest = read_json::<Manifest>(file, RECORD_VERSION)?;
+        match manifest.as_ref().filter(|manifest| manifest.id.as_str() != id) {
+            None => Ok(manifest),
+            Some(other) => Err(Error::damaged(format!(
+                "'{}' is damaged: it is the manifest of snapshot {}",
+                file.display(),
+                other.id
+            ))),
+        }
     }
 
     /// The snapshot of that name.

@@ -84,10 +84,11 @@ impl Store {
             step.done = 0;
             step.total = readable.iter().map(|(_, len)| len).sum();
             for (id, len) in readable {
-                match index.pack(id)? {
-                    Some(pack) => check.data(&pack, &mut step)?,
+                match index.pack(id) {
+                    Ok(Some(pack)) => check.data(&pack, &mut step)?,
                     // Removed by a collection meanwhile.
-                    None => step.advance(len)?,
+                    Ok(None) => step.advance(len)?,
+                    Err(error) => check.found(error)?,
                 }
             }
         }
@@ -104,7 +105,19 @@ impl Store {
             check.report.images += 1;
         }
         trace.finish();
+        check.report.forget_removed(&self.images()?);
         Ok(check.report)
+    }
+}
+
+impl CheckReport {
+    /// Takes out what was found in images that were removed meanwhile: a collection can have taken what they need.
+    fn forget_removed(&mut self, present: &[ImageId]) {
+        for damage in &mut self.damage {
+            damage.images.retain(|image| present.contains(image));
+        }
+        let is_lost = |damage: &Damage| matches!(damage.error, StoreError::MissingObject { .. });
+        self.damage.retain(|damage| !is_lost(damage) || !damage.images.is_empty());
     }
 }
 

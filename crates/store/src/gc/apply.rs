@@ -1,15 +1,16 @@
 //! Carries a plan out. See the parent module for the order and what keeps it safe.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::compact::{Compaction, REWRITING, Rewritten};
+use super::compact::{Compaction, REWRITING};
 use super::mark::Marks;
 use super::{GcPlan, GcReport, PackStep};
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
+use crate::index::ObjectPlace;
 use crate::objects::Objects;
 use crate::pack::{ObjectKind, pack_name};
 use crate::storage::{LockKind, StorageFile};
@@ -61,19 +62,24 @@ impl Store {
         self.remove_unneeded(plan, unused, wait, &mut report, progress)?;
         let rewrite: Vec<&PackStep> = plan.packs.iter().filter(|step| step.live_bytes > 0).collect();
         let total = rewrite.iter().map(|step| step.live_bytes).sum();
-        let (mut done, mut written) = (0, 0);
+        let mut done = 0;
+        let mut written: HashMap<PackId, u64> = HashMap::new();
         for batch in batches(&rewrite) {
             let mut told = |progress_of: Progress| match progress_of.what {
                 REWRITING => progress(Progress { done: done + progress_of.done, total, ..progress_of }),
                 _ => progress(progress_of),
             };
-            let packs: Vec<(PackId, u64)> = batch.iter().map(|step| (step.pack, step.live_bytes)).collect();
+            // A pack can be written again with the same content, and then it is the one that counts.
+            let is_old = |step: &&&PackStep| !written.contains_key(&step.pack);
+            let packs = batch.iter().filter(is_old).map(|step| (step.pack, step.live_bytes));
+            let packs: Vec<(PackId, u64)> = packs.collect();
             let rewritten =
                 Compaction::new(&self.shared, &self.objects, &plan.marks).run(&packs, &mut told)?;
             done += packs.iter().map(|(_, live_bytes)| live_bytes).sum::<u64>();
             report.new_packs += rewritten.new.len() as u64;
-            written += rewritten.new.iter().map(|pack| pack.stored_bytes).sum::<u64>();
-            self.remove_unneeded(plan, doomed(&rewritten), wait, &mut report, progress)?;
+            written.extend(rewritten.new.iter().map(|pack| (pack.id, pack.stored_bytes)));
+            let doomed = rewritten.replaced.into_iter().filter(|pack| !written.contains_key(pack)).collect();
+            self.remove_unneeded(plan, doomed, wait, &mut report, progress)?;
         }
         report.kept_packs = (plan.packs.len() as u64).saturating_sub(report.removed_packs);
         for part in &plan.parts {
@@ -81,7 +87,7 @@ impl Store {
             let removed = removed.map_err(|error| self.shared.failed("remove", &part.name, error))?;
             report.freed_bytes += removed.unwrap_or(0);
         }
-        report.freed_bytes = report.freed_bytes.saturating_sub(written);
+        report.freed_bytes = report.freed_bytes.saturating_sub(written.values().sum());
         self.objects.index().tidy()?;
         Ok(report)
     }
@@ -210,16 +216,6 @@ fn batches<'a, 'b>(steps: &'a [&'b PackStep]) -> Vec<&'a [&'b PackStep]> {
     batches
 }
 
-/// Returns the packs that go once their live objects are in new ones.
-fn doomed(rewritten: &Rewritten) -> BTreeSet<PackId> {
-    let mut doomed: BTreeSet<PackId> = rewritten.replaced.iter().copied().collect();
-    // A pack can be written again with the same content, and then it is the one that counts.
-    for pack in &rewritten.new {
-        doomed.remove(&pack.id);
-    }
-    doomed
-}
-
 /// Takes packs that an image needs off the list of those that go.
 struct Needs<'a> {
     objects: &'a Objects,
@@ -255,17 +251,32 @@ impl Needs<'_> {
         }
     }
 
+    /// Of an object in packs that go, one copy is kept where no good one stays.
     fn spare_object(&mut self, hash: &ObjectHash, kind: ObjectKind) -> Result<(), StoreError> {
-        let mut first = None;
-        let mut is_safe = false;
+        let mut places = Vec::new();
         self.objects.places(hash, kind, |place, _| {
-            is_safe |= !self.doomed.contains(&place.pack);
-            first.get_or_insert(place.pack);
-            Ok(is_safe)
+            places.push(place);
+            Ok(false)
         })?;
-        if let Some(pack) = first.filter(|_| !is_safe) {
-            self.doomed.remove(&pack);
+        let (going, staying): (Vec<ObjectPlace>, Vec<ObjectPlace>) =
+            places.into_iter().partition(|place| self.doomed.contains(&place.pack));
+        if going.is_empty() || self.good_one(&staying)?.is_some() {
+            return Ok(());
+        }
+        if let Some(spared) = self.good_one(&going)?.or(going.first()) {
+            self.doomed.remove(&spared.pack);
         }
         Ok(())
+    }
+
+    fn good_one<'p>(&self, places: &'p [ObjectPlace]) -> Result<Option<&'p ObjectPlace>, StoreError> {
+        for place in places {
+            match self.objects.load_at(place) {
+                Ok(()) => return Ok(Some(place)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 }

@@ -25,9 +25,10 @@ use std::time::Duration;
 use decide::{PackState, Verdict};
 use mark::Marks;
 
+use crate::format::pack::PACK_FOOTER_LEN;
 use crate::hash::{ObjectHash, PackId};
 use crate::index::Index;
-use crate::pack::{EntryNo, ObjectKind, PackFile};
+use crate::pack::{EntryNo, ObjectKind, PackFile, pack_name};
 use crate::storage::LockKind;
 use crate::{ImageId, OnProgress, Progress, Store, StoreError};
 
@@ -160,8 +161,9 @@ impl Store {
         for id in packs {
             let (bytes, payload_bytes) = match index.pack(*id) {
                 Ok(Some(pack)) => (pack.file_len(), pack.payload_bytes()),
-                // All that images need was found, so nothing in it is needed; what a newer program wrote is left to that.
-                Err(StoreError::DamagedFile { .. }) => (self.pack_file_bytes(id), 0),
+                // All that images need was found, so nothing in it is needed. What a newer program wrote is left to that,
+                // and what cannot be read now can perhaps be read later.
+                Err(StoreError::DamagedFile { .. }) if self.is_readable(id) => (self.pack_file_bytes(id), 0),
                 Ok(None) | Err(_) => continue,
             };
             states.push(PackState { id: *id, bytes, payload_bytes, live_bytes: marks.live_bytes(id) });
@@ -220,6 +222,17 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Says whether the end of a pack can be read, whatever it says.
+    fn is_readable(&self, pack: &PackId) -> bool {
+        let read = self.shared.storage.open(&pack_name(pack)).and_then(|file| {
+            let len = file.len()?;
+            let start = len.saturating_sub(PACK_FOOTER_LEN as u64);
+            let mut end = vec![0; usize::try_from(len - start).unwrap_or(PACK_FOOTER_LEN)];
+            file.read_at(start, &mut end)
+        });
+        read.is_ok()
     }
 
     /// Says whether an image is being written, by anyone.

@@ -84,6 +84,16 @@ fn damaged(guest: &Guest<'_>, pack: &Path) {
     let report: Value = check.json();
     assert_eq!((&report["ok"], &report["damaged_snapshots"]), (&json!(false), &json!(["web@two"])));
     assert_eq!(rig.run(&["check", "--read-data"]).status, 7);
+    // A manifest that can't be read is damage too, and hides no other.
+    let one = rig.run_json(&["snapshot", "show", "web@one"])["id"].as_str().unwrap().to_owned();
+    let manifest = rig.root.join(format!("vms/web/snapshots/{one}.json"));
+    let content = fs::read(&manifest).unwrap();
+    fs::write(&manifest, "{").unwrap();
+    let report: Value = rig.run(&["check", "--read-data", "--json"]).json();
+    let touched: BTreeSet<&str> =
+        report["damaged_snapshots"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(touched, BTreeSet::from(["web@two", &format!("web@{one}")]), "{report}");
+    fs::write(&manifest, content).unwrap();
     let (pids, layers) = (rig.qemu_pids(), guest.layers());
     assert_eq!(rig.run_fails(&["snapshot", "verify", "web@two"], 7)["kind"], "damaged");
     rig.run_fails(&["snapshot", "restore", "web@two", "--eager"], 7);

@@ -249,3 +249,75 @@ pub(crate) fn end(folder: &VmFolder) -> Result<()> {
     }
     if failure(folder).is_none() { LazyRecord::remove(folder) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, VmFolder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = VmFolder::at(dir.path().to_owned());
+        (dir, folder)
+    }
+
+    fn record(failure: Option<Failure>) -> LazyRecord {
+        LazyRecord {
+            version: RECORD_VERSION,
+            snapshot: "0123456789abcdef".parse().unwrap(),
+            name: "one".into(),
+            image: "0123456789abcdef".into(),
+            qemu: None,
+            loaded: false,
+            failure,
+        }
+    }
+
+    /// Guards the user's answer to "why": what the server has written down is not lost to the command that began the restore.
+    #[test]
+    fn a_failure_stays_when_the_command_writes_the_record() {
+        let (_dir, folder) = folder();
+        let failure = Failure { damaged: true, message: "a page".into() };
+        record(Some(failure.clone())).save(&folder).unwrap();
+        let mut server = Server { record: record(None), child: None, pipe: None };
+        server.is_loaded(&folder).unwrap();
+        let found = LazyRecord::load(&folder).unwrap();
+        assert_eq!((found.loaded, found.failure), (true, Some(failure)));
+    }
+
+    /// Guards a restore that has begun against a command that still thinks of the one before.
+    #[test]
+    fn the_next_restore_s_record_is_not_removed() {
+        let (_dir, folder) = folder();
+        let old = record(None);
+        let new = LazyRecord { snapshot: "fedcba9876543210".parse().unwrap(), ..record(None) };
+        new.save(&folder).unwrap();
+        old.remove_this(&folder).unwrap();
+        assert!(LazyRecord::load(&folder).is_some());
+        new.remove_this(&folder).unwrap();
+        assert!(LazyRecord::load(&folder).is_none());
+    }
+
+    /// Guards a guest that waits for its memory: who only looks whether somebody serves does not keep anybody from it.
+    #[test]
+    fn looking_for_servers_keeps_none_from_serving() {
+        let (_dir, folder) = folder();
+        drop(ServerLock::try_take(&folder).unwrap());
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        ServerLock::is_held(&folder).unwrap();
+                    }
+                });
+            }
+            let taken = (0..200).filter(|_| ServerLock::try_take(&folder).unwrap().is_some()).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(taken, 200);
+        });
+        let lock = ServerLock::try_take(&folder).unwrap();
+        assert!(lock.is_some() && ServerLock::is_held(&folder).unwrap());
+    }
+}

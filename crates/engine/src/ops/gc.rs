@@ -130,6 +130,7 @@ fn view(plan: &GcPlan) -> GcView {
         reason: match step.reason {
             PackReason::Unused => "unused",
             PackReason::MostlyUnused => "mostly-unused",
+            PackReason::Damaged => "damaged",
             _ => "small",
         },
     };

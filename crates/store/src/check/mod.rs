@@ -3,17 +3,19 @@
 //! Structure is checked always: every directory against its hash, every image's file and every node of its tree, and that
 //! each object that is needed is in a directory. With `read_data` every object of every pack is read and verified too.
 //!
-//! An object with a good second copy touches no image. What is damaged and needed by no image is reported all the same.
+//! An object with a good second copy touches no image. What is damaged and needed by no image is reported all the same. Damaged
+//! copies are marked, so that no later image refers to them.
 
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use trace::Trace;
 
 use crate::hash::PackId;
+use crate::index::Index;
 use crate::objects::Verifier;
 use crate::ordered;
 use crate::pack::{Entry, EntryNo, PackFile};
@@ -85,7 +87,7 @@ impl Store {
             step.total = readable.iter().map(|(_, len)| len).sum();
             for (id, len) in readable {
                 match index.pack(id) {
-                    Ok(Some(pack)) => check.data(&pack, &mut step)?,
+                    Ok(Some(pack)) => check.data(index, &pack, &mut step)?,
                     // Removed by a collection meanwhile.
                     Ok(None) => step.advance(len)?,
                     Err(error) => check.found(error)?,
@@ -152,16 +154,20 @@ impl Check {
     }
 
     /// Reads and verifies all objects of a pack.
-    fn data(&mut self, pack: &PackFile, step: &mut Steps<'_, '_>) -> Result<(), StoreError> {
+    fn data(&mut self, index: &Index, pack: &PackFile, step: &mut Steps<'_, '_>) -> Result<(), StoreError> {
         let mut entries = Vec::new();
         pack.each_entry(|number, entry, _| entries.push((number, *entry)))?;
         let batches = batches(&entries);
+        let mut was_bad: HashSet<EntryNo> =
+            index.bad().into_iter().filter(|(id, _)| *id == pack.id()).map(|(_, number)| number).collect();
         let mut rest = pack.file_len();
         let work = |batch: &[(EntryNo, Entry)]| verify(pack, batch);
         let end = ordered::run(batches.into_iter(), work, |verified| {
             let step = verified.and_then(|(bytes, damaged)| {
                 self.report.read_bytes += bytes;
                 for (number, error) in damaged {
+                    index.mark_bad(pack.id(), number);
+                    was_bad.remove(&number);
                     self.bad.insert((pack.id(), number), self.report.damage.len());
                     self.found(error)?;
                 }
@@ -174,7 +180,11 @@ impl Check {
             }
         });
         match end {
-            ControlFlow::Continue(()) => step.advance(rest),
+            ControlFlow::Continue(()) => {
+                // All others are whole now: a disk can have failed to read them for a while only.
+                was_bad.into_iter().for_each(|number| index.unmark_bad(pack.id(), number));
+                step.advance(rest)
+            }
             ControlFlow::Break(error) => Err(error),
         }
     }

@@ -87,6 +87,7 @@ impl Store {
             let removed = removed.map_err(|error| self.shared.failed("remove", &part.name, error))?;
             report.freed_bytes += removed.unwrap_or(0);
         }
+        self.forget_bad()?;
         report.freed_bytes = report.freed_bytes.saturating_sub(written.values().sum());
         self.objects.index().tidy()?;
         Ok(report)
@@ -166,6 +167,15 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(self.shared.failed("remove", &name, error)),
         }
+    }
+
+    /// Removes the marks of damage in packs that are gone.
+    fn forget_bad(&self) -> Result<(), StoreError> {
+        let index = self.objects.index();
+        let packs: HashSet<PackId> = index.packs()?.into_iter().collect();
+        let gone = index.bad().into_iter().filter(|(pack, _)| !packs.contains(pack));
+        gone.for_each(|(pack, number)| index.unmark_bad(pack, number));
+        Ok(())
     }
 
     fn lock_gc(&self) -> Result<Box<dyn StorageFile>, StoreError> {

@@ -17,6 +17,8 @@ pub(super) struct PackState {
     pub(super) payload_bytes: u64,
     /// Stored bytes of live objects.
     pub(super) live_bytes: u64,
+    /// Whether objects in it are damaged, none of them live.
+    pub(super) has_dead_damage: bool,
 }
 
 /// What becomes of a pack that does not stay.
@@ -26,6 +28,8 @@ pub(super) enum Verdict {
     Unused,
     /// Less than half is: what is live is written to another pack.
     MostlyUnused,
+    /// What is damaged in it nobody needs: what is live is written to another pack.
+    Damaged,
     /// There are many as small: they are put together.
     Small,
 }
@@ -35,13 +39,15 @@ pub(super) enum Verdict {
 /// Writing anew costs as much as it frees at worst, and the result of it stays: a pack of mostly live objects is not
 /// touched, and many small ones become one that is no longer among the many.
 pub(super) fn verdicts(packs: &[PackState]) -> impl Iterator<Item = (PackState, Verdict)> {
-    let stays = |pack: &&PackState| !is_unused(pack) && !is_mostly_unused(pack);
+    let stays = |pack: &&PackState| !is_unused(pack) && !is_mostly_unused(pack) && !pack.has_dead_damage;
     let small = packs.iter().filter(stays).filter(|pack| pack.bytes < SMALL_BYTES).count();
     packs.iter().filter_map(move |pack| {
         let verdict = if is_unused(pack) {
             Verdict::Unused
         } else if is_mostly_unused(pack) {
             Verdict::MostlyUnused
+        } else if pack.has_dead_damage {
+            Verdict::Damaged
         } else if pack.bytes < SMALL_BYTES && small >= MANY {
             Verdict::Small
         } else {
@@ -70,6 +76,7 @@ mod tests {
             bytes,
             payload_bytes: bytes.saturating_sub(500),
             live_bytes,
+            has_dead_damage: false,
         };
         sizes.iter().enumerate().map(pack).collect()
     }

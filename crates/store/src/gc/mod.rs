@@ -81,6 +81,8 @@ pub enum PackReason {
     Unused,
     /// Less than half of it is needed.
     MostlyUnused,
+    /// Something in it is damaged that no image needs.
+    Damaged,
     /// It is one of many small ones.
     Small,
 }
@@ -166,7 +168,14 @@ impl Store {
                 Err(StoreError::DamagedFile { .. }) if self.is_readable(id) => (self.pack_file_bytes(id), 0),
                 Ok(None) | Err(_) => continue,
             };
-            states.push(PackState { id: *id, bytes, payload_bytes, live_bytes: marks.live_bytes(id) });
+            let live_bytes = marks.live_bytes(id);
+            states.push(PackState { id: *id, bytes, payload_bytes, live_bytes, has_dead_damage: false });
+        }
+        let bad = index.bad();
+        for state in &mut states {
+            let mut of_pack = bad.iter().filter(|(pack, _)| *pack == state.id).peekable();
+            state.has_dead_damage =
+                of_pack.peek().is_some() && !of_pack.any(|(pack, number)| marks.is_live(pack, *number));
         }
         // Where a pack that goes has a second copy of something live, the copy that stays has to be a good one.
         let mut checked = HashSet::new();
@@ -193,6 +202,7 @@ impl Store {
                 reason: match verdict {
                     Verdict::Unused => PackReason::Unused,
                     Verdict::MostlyUnused => PackReason::MostlyUnused,
+                    Verdict::Damaged => PackReason::Damaged,
                     Verdict::Small => PackReason::Small,
                 },
             })

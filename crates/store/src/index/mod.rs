@@ -11,6 +11,7 @@
 //! Whoever stores references to what it finds here, a writer, holds the store's lock shared and has reloaded since it
 //! got it: only then the packs that are found cannot go.
 
+mod bad;
 mod build;
 mod merge;
 mod segment;
@@ -22,6 +23,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use bad::Bad;
 use build::{NamedSegment, SEGMENT_PART_SUFFIX, SEGMENT_SUFFIX};
 use segment::{Segment, SegmentError};
 
@@ -43,6 +45,7 @@ const LIST_ATTEMPTS: usize = 16;
 pub(crate) struct Index {
     shared: Arc<Shared>,
     packs: OpenPacks,
+    bad: Bad,
     view: RwLock<Option<Arc<View>>>,
     /// Held while a view is made.
     loading: Mutex<()>,
@@ -101,6 +104,7 @@ impl Index {
     pub(crate) fn new(shared: Arc<Shared>) -> Index {
         Index {
             packs: OpenPacks::new(Arc::clone(&shared)),
+            bad: Bad::default(),
             shared,
             view: RwLock::new(None),
             loading: Mutex::new(()),
@@ -108,7 +112,8 @@ impl Index {
         }
     }
 
-    /// Finds an object. Found in the directory of a pack that is there; its bytes are not looked at.
+    /// Finds an object, of which this copy is not known to be damaged. Found in the directory of a pack that is there; its
+    /// bytes are not looked at.
     pub(crate) fn find_object(
         &self,
         hash: &ObjectHash,
@@ -116,8 +121,8 @@ impl Index {
     ) -> Result<Option<ObjectPlace>, StoreError> {
         let mut found = None;
         self.each_place(hash, kind, |place, _| {
-            found = Some(place);
-            Ok(true)
+            found = Some(place).filter(|place| !self.is_bad(place.pack, place.number));
+            Ok(found.is_some())
         })?;
         Ok(found)
     }
@@ -140,7 +145,27 @@ impl Index {
         })
     }
 
-    /// Finds a block by its full hash.
+    /// Says whether a copy of an object is known to be damaged.
+    pub(crate) fn is_bad(&self, pack: PackId, number: EntryNo) -> bool {
+        self.bad.has(pack, number)
+    }
+
+    /// Returns the copies of objects that are known to be damaged.
+    pub(crate) fn bad(&self) -> Vec<(PackId, EntryNo)> {
+        self.bad.all()
+    }
+
+    /// Makes known, to all processes, that a copy of an object is damaged: nothing refers to it from now on.
+    pub(crate) fn mark_bad(&self, pack: PackId, number: EntryNo) {
+        self.bad.mark(&*self.shared.storage, pack, number);
+    }
+
+    /// Takes back what [`Index::mark_bad`] said.
+    pub(crate) fn unmark_bad(&self, pack: PackId, number: EntryNo) {
+        self.bad.unmark(&*self.shared.storage, pack, number);
+    }
+
+    /// Finds a block by its full hash, in a group that is not known to be damaged.
     ///
     /// Made for writers, who ask for many blocks that are not there: the first call loads the segments' filters.
     pub(crate) fn find_block(&self, hash: &BlockHash) -> Result<Option<BlockPlace>, StoreError> {
@@ -148,6 +173,9 @@ impl Index {
         let mut found = None;
         self.each_hit(Table::Blocks, hash.prefix(), |hit, pack| {
             let (number, slot) = hit.as_block();
+            if self.is_bad(pack.id(), number) {
+                return Ok(false);
+            }
             let Some(entry) = unless_damaged(pack.entry(number))?.flatten() else { return Ok(false) };
             let agrees = unless_damaged(pack.block_hash(&entry, slot))?.flatten() == Some(*hash);
             if agrees {
@@ -333,6 +361,7 @@ impl Index {
     /// Lists packs and names of segments.
     fn list(&self) -> Result<(HashSet<PackId>, Vec<String>), StoreError> {
         let names = self.shared.storage.list().map_err(|error| self.shared.failed("list", "", error))?;
+        self.bad.listed(&names);
         let packs = names.iter().filter_map(|name| pack_of(name)).collect();
         let is_segment =
             |name: &String| name.ends_with(SEGMENT_SUFFIX) && !name.ends_with(SEGMENT_PART_SUFFIX);

@@ -126,13 +126,20 @@ impl Objects {
 
     /// Returns the hashes of a group's blocks, by slot.
     ///
-    /// They are a help to compare blocks with: there are none where the pack's directory is damaged.
+    /// They are a help to compare blocks with: there are none where the pack's directory is damaged, or where the group is
+    /// known to be.
     pub(crate) fn block_hashes(&self, group: &ObjectHash) -> Result<Arc<[BlockHash]>, StoreError> {
         if let Some(hashes) = self.hashes.get(group) {
             return Ok(hashes);
         }
-        let found: Arc<[BlockHash]> =
-            self.search(group, ObjectKind::Group, |place, pack| pack.block_hashes(&place.entry))?.into();
+        let mut found = Vec::new();
+        self.places(group, ObjectKind::Group, |place, pack| {
+            if !self.index.is_bad(place.pack, place.number) {
+                found = pack.block_hashes(&place.entry)?;
+            }
+            Ok(!found.is_empty())
+        })?;
+        let found: Arc<[BlockHash]> = found.into();
         self.hashes.insert(*group, Arc::clone(&found));
         Ok(found)
     }
@@ -197,6 +204,7 @@ impl Objects {
                     Ok(true)
                 }
                 Err(error) if error.is_damage() => {
+                    self.index.mark_bad(place.pack, place.number);
                     damage.get_or_insert(error);
                     Ok(false)
                 }

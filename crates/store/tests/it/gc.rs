@@ -72,7 +72,7 @@ fn apply(store: &Store, plan: &GcPlan) -> Result<GcReport, StoreError> {
     store.gc(plan, NOW, &mut |_| ControlFlow::Continue(()))
 }
 
-fn collect(store: &Store) -> Result<GcReport, StoreError> {
+pub(crate) fn collect(store: &Store) -> Result<GcReport, StoreError> {
     apply(store, &plan(store, &[])?)
 }
 

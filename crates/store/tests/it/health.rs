@@ -60,6 +60,59 @@ fn damage_is_traced_to_exactly_the_images_that_need_it() {
     assert_eq!(touched(&check(&fresh(folder.path()), true)), [[]], "nobody needs it");
 }
 
+// The guest still has the page, so a capture after the damage can be whole: it must not refer to the copy that is lost. Once
+// the damaged image is gone, so is the damage.
+#[test]
+fn what_is_known_to_be_damaged_is_stored_anew() {
+    for (has_parent, in_group) in [(true, true), (false, true), (true, false), (false, false)] {
+        let (folder, store) = folder_store();
+        write(&store, &id("1"), None, 0..64).expect("written");
+        let pack = files(folder.path(), "pack").remove(0);
+        write(&store, &id("2"), None, 200..264).expect("written");
+        // The last objects of a pack are nodes and blobs.
+        flip(&pack, if in_group { 30_000 } else { objects_end(&pack) - 20 });
+        assert_eq!(touched(&check(&fresh(folder.path()), true)), [[id("1")]]);
+        assert_eq!(files(folder.path(), "bad").len(), 1);
+        let one = id("1");
+        write(&fresh(folder.path()), &id("3"), has_parent.then_some(&one), 0..64).expect("written");
+        check_pages(&fresh(folder.path()), &id("3"), 0..64);
+        let later = fresh(folder.path());
+        later.remove_image(&id("1")).expect("removed");
+        crate::gc::collect(&later).expect("collected");
+        assert_eq!(files(folder.path(), "bad").len(), 0);
+        assert!(check(&fresh(folder.path()), true).damage.is_empty());
+        check_pages(&fresh(folder.path()), &id("2"), 200..264);
+        check_pages(&fresh(folder.path()), &id("3"), 0..64);
+    }
+}
+
+// A disk can fail to read for a while only: then the mark goes.
+#[test]
+fn a_mark_goes_once_the_copy_is_read() {
+    let (folder, store) = folder_store();
+    write(&store, &id("1"), None, 0..64).expect("written");
+    let pack = files(folder.path(), "pack").remove(0);
+    flip(&pack, 30_000);
+    assert!(
+        fresh(folder.path())
+            .open_image(&id("1"))
+            .expect("opened")
+            .verify(&mut |_, _| ControlFlow::Continue(()))
+            .is_err()
+    );
+    assert_eq!(files(folder.path(), "bad").len(), 1, "whoever finds damage marks it");
+    flip(&pack, 30_000);
+    assert!(check(&fresh(folder.path()), true).damage.is_empty());
+    assert_eq!(files(folder.path(), "bad").len(), 0);
+}
+
+/// Where the objects of a pack end and its directory begins.
+fn objects_end(pack: &Path) -> usize {
+    let content = std::fs::read(pack).expect("read");
+    let at = content.len() - 128 + 16;
+    usize::try_from(u64::from_le_bytes(*content[at..].first_chunk().expect("a footer"))).expect("small")
+}
+
 // A lost pack is found without reading data, and is one finding, not one for each of its objects.
 #[test]
 fn a_lost_or_cut_pack_is_found_at_once() {
@@ -131,9 +184,7 @@ fn damage_in_every_byte_of_a_pack_is_found() {
     write(&store, &id("1"), None, 0..3).expect("written");
     let pack = files(folder.path(), "pack").remove(0);
     let pristine = std::fs::read(&pack).expect("read");
-    let directory = pristine.len() - 128 + 16;
-    let objects_end = u64::from_le_bytes(*pristine[directory..].first_chunk().expect("a footer"));
-    let objects_end = usize::try_from(objects_end).expect("a small pack");
+    let objects_end = objects_end(&pack);
     let mut harmless = 0;
     for at in (0..pristine.len()).step_by(7) {
         flip(&pack, at);

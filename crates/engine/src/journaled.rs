@@ -80,7 +80,10 @@ impl Ledger<'_> {
         self.sync_layers(plan)?;
         let phase = Phase::Commit(Box::new(plan.clone()));
         let saved = Journal::new(operation, self.host.clock.now(), phase).save(self.folder);
-        if saved.is_err() && !self.is_committed() {
+        // A journal that can't be read may be the new one: nothing is known to be undecided then.
+        if saved.is_err()
+            && matches!(Journal::load(self.folder), Ok(None | Some(Journal { phase: Phase::Prepare(_), .. })))
+        {
             return saved;
         }
         self.host.reached("committed");
@@ -92,9 +95,9 @@ impl Ledger<'_> {
         })
     }
 
-    /// Whether the journal says that the operation under way is decided.
-    pub(crate) fn is_committed(&self) -> bool {
-        matches!(Journal::load(self.folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })))
+    /// Whether the operation that has prepared itself may be undone.
+    pub(crate) fn may_be_undone(&self) -> bool {
+        Journal::may_be_undone(self.folder)
     }
 
     /// Brings the VM back to how it was before an operation that was not decided, and ends the operation.

@@ -330,8 +330,8 @@ impl Engine {
     /// Undoes what was not decided. Gives the error to report.
     fn undo_attempt(&self, held: &Held, plan: &UndoPlan, error: Error) -> Error {
         let ledger = self.ledger(&held.folder);
-        if ledger.is_committed() {
-            return error;
+        if !ledger.may_be_undone() {
+            return error.with_kind(ErrorKind::Partial);
         }
         match ledger.undo(OPERATION, plan) {
             Ok(()) => error,

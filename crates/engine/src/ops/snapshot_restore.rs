@@ -338,8 +338,8 @@ impl Engine {
     /// Takes a restore back that did not reach its commit point.
     fn undo_restore(&self, held: &Held, plan: &UndoPlan, error: Error) -> Error {
         let ledger = self.ledger(&held.folder);
-        if ledger.is_committed() {
-            return error;
+        if !ledger.may_be_undone() {
+            return error.with_kind(ErrorKind::Partial);
         }
         let old_runs =
             || matches!(Process::find(&held.folder), Ok(Some(process)) if plan.qemu == Some(process.mark));

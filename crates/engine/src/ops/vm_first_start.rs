@@ -70,7 +70,7 @@ impl Engine {
         });
         let (started, links_down) = match decided {
             Ok(decided) => decided,
-            Err(error) if ledger.is_committed() => return Err(error),
+            Err(error) if !ledger.may_be_undone() => return Err(error.with_kind(ErrorKind::Partial)),
             Err(error) => {
                 return Err(match ledger.undo(OPERATION, &undo) {
                     Ok(()) => error,

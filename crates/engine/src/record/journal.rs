@@ -9,7 +9,8 @@
 //!                    undone                       carried out again
 //! ```
 //! The step from one to the next is one atomic file replacement: that is the operation's commit point. Undoing and
-//! redoing are idempotent, so a crash within them is harmless.
+//! redoing are idempotent, so a crash within them is harmless. An operation is undone only while its journal can be
+//! read and says `Prepare`: one that is gone was carried out.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -148,9 +149,64 @@ impl Journal {
         write_json(&folder.journal(), self)
     }
 
+    /// Whether an operation that has prepared itself may be undone. Not where its journal can't be read: it may be decided.
+    pub(crate) fn may_be_undone(folder: &VmFolder) -> bool {
+        matches!(Self::load(folder), Ok(Some(Self { phase: Phase::Prepare(_), .. })))
+    }
+
     /// Removes the journal: the operation is over.
+    ///
+    /// That lasts once the folder is synced. Where it can't be, the operation is over all the same: a journal that a
+    /// crash brings back is carried out again, and the next operation begins with a journal that is durable.
     pub(crate) fn clear(folder: &VmFolder) -> Result<()> {
         remove_file(&folder.journal())?;
-        sync_parent(&folder.journal())
+        if let Err(error) = sync_parent(&folder.journal()) {
+            tracing::info!("a crash can bring a finished journal back: {error}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: &str = r#"{
+        "version": 1, "id": "00000000000000000000000000000001", "name": "web", "created": "2026-01-02T03:04:05Z",
+        "hardware": { "command_line": [], "working_dir": "/", "qemu_version": "10.0.2" },
+        "disks": [], "media": [], "current": null
+    }"#;
+
+    /// Guards a carried-out operation from being undone: its journal is gone then. Neither may one be whose journal can't
+    /// be read.
+    #[test]
+    fn only_what_is_known_to_be_undecided_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = VmFolder::at(dir.path().to_owned());
+        let undo = UndoPlan {
+            cause: Cause::Restore,
+            overlays: Vec::new(),
+            image: None,
+            qemu: None,
+            guest_ran: false,
+        };
+        let redo = RedoPlan::of(serde_json::from_str(VM).unwrap());
+        let save = |phase| Journal::new("test", Timestamp::UNIX_EPOCH, phase).save(&folder).unwrap();
+
+        save(Phase::Prepare(undo));
+        assert!(Journal::may_be_undone(&folder));
+        save(Phase::Commit(Box::new(redo)));
+        assert!(!Journal::may_be_undone(&folder), "it is decided");
+        std::fs::write(folder.journal(), "{").unwrap();
+        assert!(!Journal::may_be_undone(&folder), "it may be decided");
+        Journal::clear(&folder).unwrap();
+        assert!(!Journal::may_be_undone(&folder), "it was carried out");
+    }
+
+    /// Guards the end of an operation where only the folder's sync fails, as that of one which can't be opened.
+    #[test]
+    fn a_folder_that_cannot_be_synced_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        Journal::clear(&VmFolder::at(dir.path().join("none"))).unwrap();
     }
 }

@@ -93,6 +93,18 @@ impl Monitor {
         Ok(self.execute(&QueryStatus)?.status)
     }
 
+    /// Whether and why the guest runs or not; nothing where QEMU does not say it in time.
+    ///
+    /// # Errors
+    /// Where the connection is over: QEMU is gone.
+    pub(crate) fn status_if_said(&self) -> Result<Option<RunState>> {
+        match self.client.execute(&QueryStatus, ANSWER_PATIENCE) {
+            Ok(info) => Ok(Some(info.status)),
+            Err(error @ (QmpError::Lost { .. } | QmpError::Ended { .. })) => Err(qmp_error(error)),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Whether a program in the guest has opened the device behind a character device.
     pub(crate) fn is_open_in_guest(&self, chardev: &str) -> Result<bool> {
         let all = self.execute(&QueryChardev)?;

@@ -151,6 +151,7 @@ fn is_decided(folder: &VmFolder) -> bool {
 }
 
 /// Cancels what migration there is, if it is to be, and lets the guest run, until it has been seen running for a while.
+/// A QEMU that does not answer is asked again: it can be busy for longer than a command waits.
 fn rescue(monitor: &Monitor, cancel: bool) -> Result<()> {
     let deadline = Instant::now() + RESCUE_PATIENCE;
     let mut running_since: Option<Instant> = None;
@@ -158,7 +159,8 @@ fn rescue(monitor: &Monitor, cancel: bool) -> Result<()> {
         if cancel {
             let _ = monitor.cancel_migration();
         }
-        if !stands_still_for_us(&monitor.status()?) {
+        let state = monitor.status_if_said()?;
+        if state.as_ref().is_some_and(|state| !stands_still_for_us(state)) {
             let since = *running_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= CALM {
                 return Ok(());
@@ -167,10 +169,55 @@ fn rescue(monitor: &Monitor, cancel: bool) -> Result<()> {
             continue;
         }
         running_since = None;
-        let resumed = monitor.cont();
+        let resumed = match state {
+            Some(_) => monitor.cont(),
+            None => Err(Error::failed("QEMU does not say whether its guest runs")),
+        };
         if Instant::now() >= deadline {
             return resumed;
         }
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vmrewind_testkit::fake_qemu::{FakeQemu, Step};
+
+    use super::*;
+
+    /// Guards a guest that stands still in a QEMU which does not answer at first.
+    #[test]
+    fn an_answer_that_fails_does_not_end_the_rescue() {
+        let status = |status: &str| Step::Return(json!({ "running": status == "running", "status": status }));
+        let mut script = vec![
+            Step::Negotiate,
+            Step::Expect("query-status"),
+            Step::Fail { class: "GenericError", desc: "busy" },
+            Step::Expect("query-status"),
+            status("paused"),
+            Step::Expect("cont"),
+            Step::Return(json!({})),
+        ];
+        // More than can be asked while it is watched.
+        for _ in 0..200 {
+            script.extend([Step::Expect("query-status"), status("running")]);
+        }
+        let fake = FakeQemu::play(script).unwrap();
+        let socket = fake.socket();
+        let monitor =
+            Monitor::connect(socket.parent().unwrap(), socket.file_name().unwrap().to_str().unwrap());
+        rescue(&monitor.unwrap(), false).unwrap();
+    }
+
+    /// Guards the guard's end where QEMU is gone: nobody is left to be let go.
+    #[test]
+    fn a_qemu_that_is_gone_ends_the_rescue() {
+        let fake = FakeQemu::play(vec![Step::Negotiate, Step::Expect("query-status")]).unwrap();
+        let socket = fake.socket();
+        let monitor =
+            Monitor::connect(socket.parent().unwrap(), socket.file_name().unwrap().to_str().unwrap());
+        assert!(rescue(&monitor.unwrap(), false).is_err());
     }
 }

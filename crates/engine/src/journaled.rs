@@ -111,13 +111,11 @@ impl Ledger<'_> {
             },
             (None, Cause::Capture) => self.keep_written(plan)?,
             (Some(process), Cause::Restore) => {
-                if plan.qemu == Some(process.mark) {
-                    if plan.guest_ran {
-                        let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
-                    }
-                } else {
+                if plan.qemu != Some(process.mark) {
                     process.kill()?;
                     lazy::end(self.folder)?;
+                } else if plan.guest_ran {
+                    let_old_guest_go(&process)?;
                 }
                 Vec::new()
             }
@@ -244,6 +242,14 @@ impl Ledger<'_> {
     }
 }
 
+/// Lets the guest go of the QEMU that ran before a restore. One that the restore had told to end is waited for.
+fn let_old_guest_go(process: &Process) -> Result<()> {
+    match Monitor::connect(&process.run, socket::OPERATION).and_then(|monitor| let_guest_go(&monitor)) {
+        Err(_) if process.wait_end(END_PATIENCE) => Ok(()),
+        done => done,
+    }
+}
+
 /// Ends a migration that is under way, and waits until the guest runs, if it stands still for our sake.
 fn let_guest_go(monitor: &Monitor) -> Result<()> {
     let deadline = Instant::now() + LET_GO_PATIENCE;
@@ -258,5 +264,24 @@ fn let_guest_go(monitor: &Monitor) -> Result<()> {
             return step.and(Err(Error::failed("QEMU does not let the guest run")));
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Guards recovery from a restore that was killed once it had told the old QEMU to end: that is dying, and answers
+    /// nobody any more.
+    #[test]
+    fn an_old_qemu_that_is_dying_is_let_go() {
+        let run = tempfile::tempdir().unwrap();
+        let mut dying = Command::new("sleep").arg("0.5").spawn().unwrap();
+        let process = Process::open(dying.id(), run.path().to_owned()).unwrap().unwrap();
+        let done = let_old_guest_go(&process);
+        dying.wait().unwrap();
+        done.unwrap();
     }
 }

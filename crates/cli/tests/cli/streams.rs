@@ -16,6 +16,24 @@ fn a_closed_pipe() {
     }
 }
 
+/// A reader that is gone does not make a success of what failed.
+#[test]
+fn a_closed_pipe_hides_no_failure() {
+    let sandbox = Sandbox::new();
+    let drive = format!("file={},if=virtio", sandbox.disk("web.qcow2"));
+    sandbox.vm_with("web", &["-drive", &drive, "-device", "flux-capacitor"]);
+    sandbox.ok(&["snapshot", "create", "web", "s"]);
+    for (arguments, status) in [
+        (&["vm", "clone", "web@s", "copy", "--start", "--json"][..], 3),
+        (&["guard", "web", "--json", "--", "sh", "-c", "exit 5"], 5),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let run = Run::of(&sandbox.command().args(arguments).stdout(writer).output().unwrap());
+        assert_eq!(run.status, Some(status), "{arguments:?}: {run:?}");
+    }
+}
+
 /// A result that is lost is said: the work itself was done.
 #[test]
 fn a_full_disk() {

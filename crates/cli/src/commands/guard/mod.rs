@@ -25,7 +25,7 @@ use vmrewind_engine::{
     Address, Engine, Error, ErrorKind, RestoreView, SnapshotCreate, SnapshotName, SnapshotRestore, VmName,
 };
 
-use crate::command_error::CommandError;
+use crate::command_error::{CommandError, ErrorPrinter};
 use crate::output::human::shell_words;
 use crate::quantity::parse_duration;
 use crate::session::{Session, shown};
@@ -97,7 +97,10 @@ pub(crate) fn run(session: &Session, arguments: GuardArguments) -> Result<ExitCo
         arguments,
     };
     let done = guard.with_environment(&engine).carry_out()?;
-    done.print(&session.output)?;
+    // The status is that of the command, whoever reads the rest.
+    if let Err(error) = done.print(&session.output) {
+        ErrorPrinter { json: session.output.is_json() }.print(&error.into());
+    }
     Ok(ExitCode::from(done.exit_status))
 }
 

@@ -63,12 +63,12 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
         inside: arguments.run_inside.clone(),
     };
     let view = session.engine()?.vm_clone(&request)?;
-    session.output.result(&view, || text(&view))?;
-    // The clones are there; the exit status says that not all of them are as asked for.
+    let printed = session.output.result(&view, || text(&view));
+    // The clones are there; the exit status says that not all of them are as asked for, whoever reads the result.
     let failed: Vec<&str> =
         view.clones.iter().filter(|clone| clone.error.is_some()).map(|clone| clone.name.as_str()).collect();
     if failed.is_empty() {
-        return Ok(());
+        return Ok(printed?);
     }
     let made = format!("the clones were made, but not all is as asked for: {}", failed.join(", "));
     let hint = "the result says why; `vmrewind vm start NAME` starts one that does not run";

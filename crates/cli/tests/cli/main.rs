@@ -9,6 +9,7 @@ mod bad_images;
 mod bad_input;
 mod clones;
 mod console;
+mod guard;
 mod help;
 mod json;
 mod sandbox;

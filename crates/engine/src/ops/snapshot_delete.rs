@@ -53,13 +53,14 @@ impl Engine {
     }
 
     /// Takes a snapshot off the list and frees its memory. Layers of it that are still read stay, as layers of those who
-    /// read them, and go with these.
+    /// read them, and go with these. Where an id is given, only if that is the snapshot with it.
     ///
     /// # Errors
     /// `Refused` where a clone that was not started yet needs its memory; `NotFound`, `Busy`.
-    pub fn snapshot_drop(&self, address: &Address) -> Result<DeletePlan> {
+    pub fn snapshot_drop(&self, address: &Address, only_id: Option<&SnapshotId>) -> Result<DeletePlan> {
         let addresses = std::slice::from_ref(address);
         let held = self.hold_all(addresses)?;
+        held.snapshots.by_name_if(&held.record, &address.snapshot, only_id)?;
         let (plan, redo) = plan(&held, addresses, StillRead::Keep)?;
         self.ledger(&held.folder).commit("snapshot delete", &redo)?;
         Ok(plan)

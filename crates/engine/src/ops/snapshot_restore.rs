@@ -53,6 +53,8 @@ const OPERATION: &str = "snapshot restore";
 pub struct SnapshotRestore {
     /// Which.
     pub address: Address,
+    /// Only if that is the snapshot with this id: names can be given to others.
+    pub only_id: Option<SnapshotId>,
     /// Leave the guest paused.
     pub paused: bool,
     /// Load all memory before the guest runs.
@@ -115,7 +117,8 @@ impl Engine {
     }
 
     fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
-        let mut snapshot = held.snapshots.by_name(&held.record, &request.address.snapshot)?.clone();
+        let (name, only_id) = (&request.address.snapshot, request.only_id.as_ref());
+        let mut snapshot = held.snapshots.by_name_if(&held.record, name, only_id)?.clone();
         snapshot.hardware = identity::renewed(&self.host, &snapshot.hardware)?;
         base::check_all_unchanged(&held.record)?;
         overlay::check_room(&held.folder)?;

@@ -257,6 +257,26 @@ impl Snapshots {
         })
     }
 
+    /// The snapshot of that name; where an id is given, only if it is the one with that.
+    ///
+    /// # Errors
+    /// `NotFound`, also where another one has the name now.
+    pub(crate) fn by_name_if(
+        &self,
+        vm: &VmRecord,
+        name: &SnapshotName,
+        id: Option<&SnapshotId>,
+    ) -> Result<&Manifest> {
+        let found = self.by_name(vm, name)?;
+        if id.is_some_and(|id| *id != found.id) {
+            let gone = format!("another snapshot of VM '{}' has the name '{name}' now", vm.name);
+            return Err(
+                Error::not_found(gone).hint("the one that was meant was deleted or renamed meanwhile")
+            );
+        }
+        Ok(found)
+    }
+
     /// The snapshot of that id.
     pub(crate) fn by_id(&self, id: &SnapshotId) -> Option<&Manifest> {
         self.0.iter().find(|manifest| manifest.id == *id)

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmrewind_engine::{
-    Address, Engine, Error, ErrorKind, RestoreView, SnapshotCreate, SnapshotName, SnapshotRestore, VmName,
+    Address, Engine, Error, ErrorKind, RestoreView, SnapshotCreate, SnapshotId, SnapshotName,
+    SnapshotRestore, VmName,
 };
 
 use crate::command_error::{CommandError, ErrorPrinter};
@@ -93,6 +94,7 @@ pub(crate) fn run(session: &Session, arguments: GuardArguments) -> Result<ExitCo
     let guard = Guard {
         session,
         address: Address { vm, snapshot: snapshot.name.parse()? },
+        id: snapshot.id.parse()?,
         environment: Vec::new(),
         arguments,
     };
@@ -133,6 +135,8 @@ fn free_name(engine: &Engine, vm: &VmName) -> Result<SnapshotName, Error> {
 struct Guard<'s> {
     session: &'s Session,
     address: Address,
+    /// The command can delete the snapshot, and give its name to another one: that is none of ours.
+    id: SnapshotId,
     environment: Vec<(String, OsString)>,
     arguments: GuardArguments,
 }
@@ -221,39 +225,40 @@ impl Guard<'_> {
 
     /// The command could not even be started: nothing happened that the snapshot is needed for.
     fn not_run(&self, mut done: Done, error: &std::io::Error) -> Result<Done, CommandError> {
-        self.drop_snapshot("the command can't be run")?;
-        done.not_run(error);
+        let outcome = self.drop_snapshot("the command can't be run")?;
+        done.not_run(error, outcome);
         Ok(done)
     }
 
     fn keep_or_drop(&self, done: &mut Done) -> Result<(), CommandError> {
-        let engine = self.session.unstoppable_engine()?;
-        let found = engine.snapshot_show(&self.address);
-        done.outcome = match found {
-            Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Gone,
-            // Whatever keeps it from being looked at does not remove it.
-            _ if !self.arguments.drop => Outcome::Kept,
-            _ => {
-                self.drop_snapshot("the command succeeded")?;
-                Outcome::Dropped
+        done.outcome = if self.arguments.drop {
+            self.drop_snapshot("the command succeeded")?
+        } else {
+            match self.session.unstoppable_engine()?.snapshot_show(&self.address) {
+                Ok(found) if found.id != self.id.as_str() => Outcome::Gone,
+                Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Gone,
+                // Whatever keeps it from being looked at does not remove it.
+                _ => Outcome::Kept,
             }
         };
         Ok(())
     }
 
-    fn drop_snapshot(&self, what: &str) -> Result<(), Error> {
+    fn drop_snapshot(&self, what: &str) -> Result<Outcome, Error> {
         let engine = self.session.unstoppable_engine()?;
-        let dropped = patiently(|| engine.snapshot_drop(&self.address)).map(drop);
-        dropped.map_err(|error| {
-            error
+        match patiently(|| engine.snapshot_drop(&self.address, Some(&self.id))) {
+            Ok(_) => Ok(Outcome::Dropped),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Outcome::Gone),
+            Err(error) => Err(error
                 .while_doing(format!("{what}, and snapshot '{}' can't be dropped", self.address))
-                .with_kind(ErrorKind::Partial)
-        })
+                .with_kind(ErrorKind::Partial)),
+        }
     }
 
     fn bring_back(&self, engine: &Engine) -> Result<RestoreView, Error> {
         let request = SnapshotRestore {
             address: self.address.clone(),
+            only_id: Some(self.id.clone()),
             paused: false,
             eager: false,
             discard_current: self.arguments.discard_current,

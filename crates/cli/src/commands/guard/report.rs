@@ -132,8 +132,8 @@ impl Done {
     }
 
     /// The command could not be started.
-    pub(super) fn not_run(&mut self, error: &io::Error) {
-        (self.outcome, self.why) = (Outcome::Dropped, Some(Why::NotRun));
+    pub(super) fn not_run(&mut self, error: &io::Error, outcome: Outcome) {
+        (self.outcome, self.why) = (outcome, Some(Why::NotRun));
         self.exit_status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
         self.error = Some(error.to_string());
     }

@@ -39,6 +39,7 @@ pub(crate) struct RestoreArguments {
 pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(), CommandError> {
     let request = SnapshotRestore {
         address: arguments.address.parse()?,
+        only_id: None,
         paused: arguments.paused,
         eager: arguments.eager,
         discard_current: arguments.discard_current,

@@ -86,7 +86,7 @@ fn damaged(guest: &Guest<'_>, pack: &Path) {
     assert_eq!(rig.run(&["check", "--read-data"]).status, 7);
     // A manifest that can't be read is damage too, and hides no other.
     let one = rig.run_json(&["snapshot", "show", "web@one"])["id"].as_str().unwrap().to_owned();
-    let manifest = rig.root.join(format!("vms/web/snapshots/{one}.json"));
+    let manifest = rig.root().join(format!("vms/web/snapshots/{one}.json"));
     let content = fs::read(&manifest).unwrap();
     fs::write(&manifest, "{").unwrap();
     let report: Value = rig.run(&["check", "--read-data", "--json"]).json();

@@ -26,7 +26,7 @@ pub struct DeletePlan {
     pub layers: Vec<String>,
     /// How many memory images go.
     pub images: usize,
-    /// The bytes that are freed.
+    /// The bytes that are freed: those of layers at once, those of memory by the next `gc`.
     pub bytes: u64,
 }
 
@@ -37,7 +37,7 @@ impl Engine {
     /// As [`Engine::snapshot_delete`].
     pub fn snapshot_delete_plan(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
-        Ok(plan(&held, addresses, StillRead::Refuse)?.0)
+        Ok(plan(self, &held, addresses, StillRead::Refuse)?.0)
     }
 
     /// Deletes snapshots of one VM, all or none.
@@ -47,7 +47,7 @@ impl Engine {
     /// snapshots of several VMs.
     pub fn snapshot_delete(&self, addresses: &[Address]) -> Result<DeletePlan> {
         let held = self.hold_all(addresses)?;
-        let (plan, redo) = plan(&held, addresses, StillRead::Refuse)?;
+        let (plan, redo) = plan(self, &held, addresses, StillRead::Refuse)?;
         self.ledger(&held.folder).commit("snapshot delete", &redo)?;
         Ok(plan)
     }
@@ -61,7 +61,7 @@ impl Engine {
         let addresses = std::slice::from_ref(address);
         let held = self.hold_all(addresses)?;
         held.snapshots.by_name_if(&held.record, &address.snapshot, only_id)?;
-        let (plan, redo) = plan(&held, addresses, StillRead::Keep)?;
+        let (plan, redo) = plan(self, &held, addresses, StillRead::Keep)?;
         self.ledger(&held.folder).commit("snapshot delete", &redo)?;
         Ok(plan)
     }
@@ -86,7 +86,12 @@ enum StillRead {
     Keep,
 }
 
-fn plan(held: &Held, addresses: &[Address], still_read: StillRead) -> Result<(DeletePlan, RedoPlan)> {
+fn plan(
+    engine: &Engine,
+    held: &Held,
+    addresses: &[Address],
+    still_read: StillRead,
+) -> Result<(DeletePlan, RedoPlan)> {
     let mut doomed: Vec<&Manifest> = Vec::new();
     for address in addresses {
         let manifest = held.snapshots.by_name(&held.record, &address.snapshot)?;
@@ -129,20 +134,20 @@ fn plan(held: &Held, addresses: &[Address], still_read: StillRead) -> Result<(De
         .filter(|manifest| manifest.parent.as_ref().is_some_and(|parent| ids.contains(parent)))
         .map(|manifest| Manifest { parent: survivor(manifest.parent.clone()), ..manifest.clone() })
         .collect();
-    let images = doomed.iter().filter_map(|manifest| manifest.memory.as_ref());
+    let images: Vec<_> = doomed.iter().filter_map(|manifest| manifest.memory.as_ref()).collect();
     let paths: Vec<_> = remove_layers.iter().map(|gone| held.folder.layer(&gone.disk, &gone.layer)).collect();
     let shown = DeletePlan {
         snapshots: doomed.iter().map(|manifest| format!("{}@{}", held.record.name, manifest.name)).collect(),
         layers: paths.iter().map(|path| path.display().to_string()).collect(),
-        images: images.clone().count(),
+        images: images.len(),
         bytes: paths.iter().map(|path| allocated_bytes(path)).sum::<u64>()
-            + images.clone().map(|memory| memory.stored_bytes).sum::<u64>(),
+            + engine.bytes_of_images_alone(&images),
     };
     let redo = RedoPlan {
         write,
         remove: ids.iter().cloned().collect(),
         remove_layers,
-        remove_images: images.map(|memory| memory.image.clone()).collect(),
+        remove_images: images.iter().map(|memory| memory.image.clone()).collect(),
         ..RedoPlan::of(record)
     };
     Ok((shown, redo))

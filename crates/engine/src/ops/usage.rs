@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::ids::VmName;
 use crate::images::{image_id, store_error};
+use crate::record::snapshot::MemoryRecord;
 use crate::root::file::allocated_bytes;
 use crate::view::SnapshotView;
 
@@ -110,6 +111,22 @@ impl Engine {
             memory.exclusive_bytes = Some(usage.exclusive_bytes);
             memory.shared_bytes = Some(usage.shared_bytes);
         }
+    }
+
+    /// What goes with these memory images, once `gc` has run: what no other image needs. Where that can't be told, since the
+    /// store is damaged for instance, what they added when they were made.
+    pub(crate) fn bytes_of_images_alone(&self, memories: &[&MemoryRecord]) -> u64 {
+        if memories.is_empty() {
+            return 0;
+        }
+        let alone = || {
+            let images =
+                memories.iter().map(|memory| image_id(&memory.image)).collect::<Result<Vec<_>>>().ok()?;
+            let mut others = self.store.images().ok()?;
+            others.retain(|other| !images.contains(other));
+            Some(self.store.usage().of(&[images, others]).ok()?.first()?.exclusive_bytes)
+        };
+        alone().unwrap_or_else(|| memories.iter().map(|memory| memory.stored_bytes).sum())
     }
 
     fn list_images(&self) -> Result<Vec<Listed>> {

@@ -43,7 +43,7 @@ impl Engine {
     pub fn vm_delete_plan(&self, name: &VmName) -> Result<VmDeletePlan> {
         let held = self.hold_vm(name)?;
         refuse_cloned(&held.folder, &held.record)?;
-        plan(&held)
+        plan(self, &held)
     }
 
     /// Deletes a VM. One that runs is refused, or stopped first with `force`.
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     fn delete_held(&self, held: &HeldVm) -> Result<VmDeletePlan> {
-        let plan = plan(held)?;
+        let plan = plan(self, held)?;
         let name = &held.record.name;
         let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
         fs::rename(held.folder.path(), &gone)
@@ -146,20 +146,20 @@ fn abandoned(draft: &VmFolder) -> bool {
     old && matches!(VmLock::try_take(&draft.lock()), Ok(Some(_)))
 }
 
-fn plan(held: &HeldVm) -> Result<VmDeletePlan> {
+fn plan(engine: &Engine, held: &HeldVm) -> Result<VmDeletePlan> {
     let layers = held.record.disks.iter().flat_map(|disk| {
         disk.layers.iter().map(|layer| allocated_bytes(&held.folder.layer(&disk.name, &layer.id)))
     });
     // A VM whose manifests are damaged can be deleted all the same.
     let snapshots = Snapshots::load(&held.folder).unwrap_or_default();
-    let images = snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref());
+    let images: Vec<_> = snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref()).collect();
     let names = snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User);
     let bases = held.record.disks.iter().map(|disk| &disk.base.location);
     let own = held.folder.path().display().to_string();
     Ok(VmDeletePlan {
         vm: held.record.name.to_string(),
         snapshots: names.map(|snapshot| snapshot.name.to_string()).collect(),
-        bytes: layers.sum::<u64>() + images.map(|memory| memory.stored_bytes).sum::<u64>(),
+        bytes: layers.sum::<u64>() + engine.bytes_of_images_alone(&images),
         kept: bases.filter(|location| !location.starts_with(&own)).cloned().collect(),
         running: Process::find(&held.folder)?.is_some(),
     })

@@ -60,6 +60,7 @@ fn describe(plan: &DeletePlan) -> String {
     if plan.images > 0 {
         lines.push(format!("  {}", count(plan.images, "memory image")));
     }
-    lines.push(format!("  frees {}", size(plan.bytes)));
+    let of_memory = if plan.images > 0 { " (memory: by the next `vmrewind gc`)" } else { "" };
+    lines.push(format!("  frees {}{of_memory}", size(plan.bytes)));
     lines.join("\n")
 }

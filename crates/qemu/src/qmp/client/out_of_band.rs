@@ -9,7 +9,8 @@
 //!  PATH.in   --commands--> QEMU     one write of at most PIPE_BUF bytes each: whole or not at all
 //!  PATH.out  <--answers--- QEMU     with events, and with what was left unread for others: looked past
 //! ```
-//! One client at a time may wait for an answer; the caller sees to that.
+//! One client at a time may wait for an answer; the caller sees to that. An answer to a client that gave up stays in the
+//! pipe. The next one looks past it, since no two requests of a process have the same id.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -17,6 +18,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,6 +34,9 @@ use crate::qmp::session::encode_line;
 
 /// What one write to a pipe may have so that it is not split (`pipe(7)`).
 const PIPE_BUF: usize = 4096;
+
+/// The requests of all clients of this process.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// Makes the pipes of a monitor at `path`, for a QEMU that is to be started. Those of an earlier one are replaced.
 ///
@@ -54,7 +59,6 @@ pub struct OutOfBandClient {
     commands: File,
     answers: File,
     lines: LineBuffer,
-    requests: u64,
 }
 
 impl OutOfBandClient {
@@ -70,7 +74,7 @@ impl OutOfBandClient {
         let commands = open(OpenOptions::new().write(true), &commands_of(path)).map_err(cannot)?;
         let answers = open(OpenOptions::new().read(true), &answers_of(path)).map_err(cannot)?;
         let lines = LineBuffer::new(MAX_LINE_BYTES);
-        Ok(Self { commands, answers, lines, requests: 0 })
+        Ok(Self { commands, answers, lines })
     }
 
     /// Has QEMU take commands, out-of-band ones too. Once in the life of a QEMU, while its main loop answers.
@@ -116,8 +120,8 @@ impl OutOfBandClient {
         arguments: &Value,
         deadline: Deadline,
     ) -> Result<Value, QmpError> {
-        self.requests += 1;
-        let id = Value::from(format!("{}-{}", std::process::id(), self.requests));
+        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
+        let id = Value::from(format!("{}-{number}", std::process::id()));
         let line = encode_line(verb, name, arguments, Some(id.clone()));
         let exchange = Exchange { doing: name, deadline };
         self.send(&line, &exchange)?;
@@ -210,4 +214,42 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(end);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::thread;
+
+    use super::*;
+
+    /// Guards a call from the answer to one that gave up before, on another client of the same process.
+    #[test]
+    fn a_late_answer_is_not_taken_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("oob");
+        make_pipes(&path).unwrap();
+        // As QEMU holds them.
+        let hold = |pipe: &Path| OpenOptions::new().read(true).write(true).open(pipe).unwrap();
+        let mut commands = BufReader::new(hold(&commands_of(&path)));
+        let mut answers = hold(&answers_of(&path));
+        let mut answer = |text: &str| {
+            let mut line = String::new();
+            commands.read_line(&mut line).unwrap();
+            let request: Value = serde_json::from_str(&line).unwrap();
+            writeln!(answers, "{}", json!({ "return": text, "id": request["id"] })).unwrap();
+        };
+        let ask = |timeout_ms| {
+            let mut client = OutOfBandClient::open(&path).unwrap();
+            client.request("exec-oob", "test", &json!({}), Deadline::after(Duration::from_millis(timeout_ms)))
+        };
+
+        assert!(matches!(ask(1), Err(QmpError::Deadline { .. })));
+        answer("late");
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| ask(30_000));
+            answer("in time");
+            assert_eq!(asked.join().unwrap().unwrap(), "in time");
+        });
+    }
 }

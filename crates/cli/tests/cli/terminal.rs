@@ -135,3 +135,19 @@ fn a_guarded_command_has_the_terminal() {
     let (screen, _) = terminal.end();
     assert!(screen.contains(" icanon"), "the terminal is left raw: {screen}");
 }
+
+/// A guard that was sent to the background leaves the terminal to the shell when it ends.
+#[test]
+fn a_guard_in_the_background_leaves_the_terminal_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    std::fs::write(sandbox.folder().join("stops"), "kill -STOP $$; echo goes on").unwrap();
+    // Fields 5 and 8 of the shell's status: its group, and that in the foreground of its terminal.
+    let line =
+        "set -m; vmrewind guard web -- sh stops; bg; wait; read -r stat < /proc/$$/stat; echo stat $stat";
+    let (screen, _) = Terminal::run(&sandbox, line).end();
+    assert!(screen.contains("goes on") && screen.contains("web@guard-1 is kept"), "{screen}");
+    let stat = screen.rsplit_once("stat ").unwrap().1;
+    let fields: Vec<&str> = stat.split_whitespace().collect();
+    assert_eq!(fields[4], fields[7], "{screen}");
+}

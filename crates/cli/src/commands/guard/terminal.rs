@@ -2,6 +2,7 @@
 //!
 //! Without it a command that asks for a password would be stopped by the kernel. Ctrl-C then reaches the command only.
 
+use std::cell::Cell;
 use std::fs::File;
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
@@ -13,6 +14,8 @@ pub(super) struct Terminal {
     tty: File,
     own: Pid,
     modes: Termios,
+    /// Whether a group has it from us. In the background we have none to lend: it is the shell's.
+    lent: Cell<bool>,
 }
 
 impl Terminal {
@@ -24,13 +27,14 @@ impl Terminal {
             return None;
         }
         let modes = tcgetattr(&tty).ok()?;
-        Some(Self { tty, own, modes })
+        Some(Self { tty, own, modes, lent: Cell::new(false) })
     }
 
     /// Hands it to a group.
     pub(super) fn give(&self, group: Pid) {
         // A command that has ended already needs none.
         let _ = tcsetpgrp(&self.tty, group);
+        self.lent.set(true);
     }
 
     /// Stands still until somebody lets this process go on, as the command of `group` does; then hands it over again,
@@ -43,8 +47,11 @@ impl Terminal {
         }
     }
 
-    /// Takes it back, in the modes that it was given in: a command that was killed can have left it raw.
+    /// Takes it back where it is lent, in the modes that it was given in: a command that was killed can have left it raw.
     fn take_back(&self) {
+        if !self.lent.replace(false) {
+            return;
+        }
         // From the background this would stop us, and all of our group, unless the signal is blocked.
         let mut stop = SigSet::empty();
         stop.add(NixSignal::SIGTTOU);

@@ -32,9 +32,9 @@ pub(crate) struct CheckArguments {
 /// `Damaged` where damage was found, after the report; else as the engine's `check`.
 pub(crate) fn run(session: &Session, arguments: &CheckArguments) -> Result<(), CommandError> {
     let view = session.engine()?.check(arguments.read_data)?;
-    session.output.result(&view, || describe(&view))?;
+    let printed = session.output.result(&view, || describe(&view));
     if view.ok {
-        return Ok(());
+        return Ok(printed?);
     }
     let message = match &view.damaged_snapshots[..] {
         [] => "the store is damaged; no snapshot is touched".to_owned(),

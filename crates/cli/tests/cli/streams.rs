@@ -1,5 +1,6 @@
 //! Guards what happens where standard output takes no more.
 
+use std::ffi::OsStr;
 use std::fs::File;
 
 use crate::sandbox::{Run, Sandbox};
@@ -23,15 +24,20 @@ fn a_closed_pipe_hides_no_failure() {
     let drive = format!("file={},if=virtio", sandbox.disk("web.qcow2"));
     sandbox.vm_with("web", &["-drive", &drive, "-device", "flux-capacitor"]);
     sandbox.ok(&["snapshot", "create", "web", "s"]);
-    for (arguments, status) in [
-        (&["vm", "clone", "web@s", "copy", "--start", "--json"][..], 3),
-        (&["guard", "web", "--json", "--", "sh", "-c", "exit 5"], 5),
-    ] {
+    let status = |arguments: &[&str], path: &OsStr| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let run = Run::of(&sandbox.command().args(arguments).stdout(writer).output().unwrap());
-        assert_eq!(run.status, Some(status), "{arguments:?}: {run:?}");
-    }
+        let mut command = sandbox.command();
+        Run::of(&command.args(arguments).env("PATH", path).stdout(writer).output().unwrap()).status
+    };
+    let path = std::env::var_os("PATH").unwrap();
+    assert_eq!(status(&["vm", "clone", "web@s", "copy", "--start", "--json"], &path), Some(3));
+    assert_eq!(status(&["guard", "web", "--json", "--", "sh", "-c", "exit 5"], &path), Some(5));
+    assert_eq!(status(&["doctor"], OsStr::new("/nowhere")), Some(1));
+    sandbox.vm("damaged");
+    std::fs::write(sandbox.root().join("vms/damaged/vm.json"), "{}").unwrap();
+    assert_eq!(status(&["vm", "list"], &path), Some(7));
+    assert_eq!(status(&["snapshot", "list"], &path), Some(7));
 }
 
 /// A result that is lost is said: the work itself was done.

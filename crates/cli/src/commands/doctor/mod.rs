@@ -96,9 +96,9 @@ pub(crate) fn run(session: &Session, _: &DoctorArguments) -> Result<(), CommandE
         checks.iter().filter(|check| check.status == Status::Missing).map(|check| check.name).collect();
     let missing = missing.join(", ");
     let report = Report { ok: missing.is_empty(), checks };
-    session.output.result(&report, || describe(&report, session.output.colours()))?;
+    let printed = session.output.result(&report, || describe(&report, session.output.colours()));
     if report.ok {
-        return Ok(());
+        return Ok(printed?);
     }
     Err(Error::failed(format!("this host lacks what vmrewind needs: {missing}"))
         .hint("do what the report says, then run `vmrewind doctor` again")

@@ -56,7 +56,7 @@ pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), Co
         return unreadable;
     }
     let shown: Vec<&SnapshotView> = everything.iter().filter(|view| arguments.all || !view.undo).collect();
-    session.output.result(&shown, || {
+    let printed = session.output.result(&shown, || {
         if shown.is_empty() {
             return nothing(vm.as_ref(), &everything);
         }
@@ -65,9 +65,10 @@ pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), Co
         }
         let rows: Vec<_> = shown.iter().map(|view| row(view, vm.is_none())).collect();
         table(&COLUMNS, &rows, session.output.colours())
-    })?;
-    // The list is there; its exit status says that it is not whole.
-    unreadable
+    });
+    // The list is there; its exit status says that it is not whole, whoever reads it.
+    unreadable?;
+    Ok(printed?)
 }
 
 fn nothing(vm: Option<&VmName>, hidden: &[SnapshotView]) -> String {

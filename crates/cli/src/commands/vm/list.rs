@@ -35,7 +35,7 @@ const COLUMNS: [Column; 9] = [
 /// As the engine's `vm_list`.
 pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
     let Listing { items: views, unreadable } = session.engine()?.vm_list()?;
-    session.output.result(&views, || {
+    let printed = session.output.result(&views, || {
         if views.is_empty() {
             return "no VMs; `vmrewind vm create --help` shows how to make one".into();
         }
@@ -43,9 +43,12 @@ pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
         let columns = COLUMNS.len() - usize::from(views.iter().all(|view| view.origin.is_none()));
         let rows: Vec<_> = views.iter().map(|view| row(view)[..columns].to_vec()).collect();
         table(&COLUMNS[..columns], &rows, session.output.colours())
-    })?;
-    // The list is there; its exit status says that it is not whole.
-    unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+    });
+    // The list is there; its exit status says that it is not whole, whoever reads it.
+    match unreadable.into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(printed?),
+    }
 }
 
 fn row(view: &VmView) -> Vec<String> {

@@ -89,25 +89,16 @@ fn a_disk_that_fills_up_costs_only_the_snapshot() {
     unharmed(&guest, &before);
     fs::remove_file(&ballast).unwrap();
 
-    let command = rig.spawn(&["snapshot", "create", "full", "unforeseen", "--json"]);
-    wait_until("the image is begun", || data_begun(&rig));
-    // On a busy host it could be done before the disk is full.
-    command.hold();
-    let ballast = small.fill(0);
-    command.go_on();
-    let run = command.wait(SOON);
+    // There is space when it is looked for, and little of it once memory comes.
+    let capture = rig.stop_at("guard-armed", &["snapshot", "create", "full", "unforeseen", "--json"]);
+    let ballast = small.fill(16 << 20);
+    let run = capture.go_on(SOON);
     assert_eq!(run.status, 1, "{run}");
     assert_says(&run.error(), "space");
     unharmed(&guest, &before);
     fs::remove_file(&ballast).unwrap();
 
     guest.play(&[Snapshot("one"), Damage, Restore("one"), Unplug]);
-}
-
-/// Whether memory has come to the store.
-fn data_begun(rig: &Rig) -> bool {
-    let store = rig.root().join("store");
-    rig.files().iter().any(|(path, bytes)| path.starts_with(&store) && *bytes > 1 << 20)
 }
 
 /// Guards a full disk where clones are to share memory: nothing is made, and what needs less room can be.

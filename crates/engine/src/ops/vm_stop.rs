@@ -65,6 +65,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
     }
     let deadline = Instant::now() + timeout;
     let mut next_press = Instant::now();
+    let mut silent = None;
     while Instant::now() < deadline {
         cancel.check("waiting for the guest to power off")?;
         if Instant::now() >= next_press {
@@ -79,10 +80,17 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
             Process::forget(&held.folder)?;
             return lazy::end(&held.folder);
         }
-        if monitor.status().is_ok_and(|status| status == RunState::Shutdown) {
-            return end_process(process, &held.folder);
+        match monitor.status() {
+            Ok(RunState::Shutdown) => return end_process(process, &held.folder),
+            status => silent = status.err(),
         }
     }
-    Err(Error::failed(format!("the guest of VM '{name}' did not power off within {} s", timeout.as_secs()))
-        .hint(format!("wait longer with --timeout, or use `vmrewind vm stop {name} --force`")))
+    let late =
+        Error::failed(format!("the guest of VM '{name}' did not power off within {} s", timeout.as_secs()))
+            .hint(format!("wait longer with --timeout, or use `vmrewind vm stop {name} --force`"));
+    // Then it is QEMU that hangs, whatever its guest did.
+    Err(match silent {
+        Some(error) => late.because(error),
+        None => late,
+    })
 }

@@ -14,6 +14,21 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get).max(2)
 }
 
+/// Cuts items into jobs of at least `bytes` bytes each, but for the last; in order, none is left out.
+pub(crate) fn batches<T>(items: &[T], bytes: u64, bytes_of: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let mut batches = Vec::new();
+    let (mut from, mut sum) = (0, 0);
+    for (at, item) in items.iter().enumerate() {
+        sum += bytes_of(item);
+        if sum >= bytes {
+            batches.extend(items.get(from..=at));
+            (from, sum) = (at + 1, 0);
+        }
+    }
+    batches.extend(items.get(from..).filter(|rest| !rest.is_empty()));
+    batches
+}
+
 struct State<J, T> {
     jobs: J,
     /// Number of the next job.
@@ -145,6 +160,16 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+
+    // An item that is left out would not be checked, or not be written anew before its pack goes.
+    #[test]
+    fn batches_hold_all_items_in_order() {
+        let cut = |items: &[u64]| batches(items, 10, |item| *item).concat();
+        assert_eq!(batches(&[4, 6, 1, 30, 2], 10, |item| *item), [&[4, 6][..], &[1, 30], &[2]]);
+        assert_eq!(batches(&[10], 10, |item| *item), [[10]]);
+        assert_eq!(cut(&[]), [0_u64; 0]);
+        assert_eq!(cut(&[1, 2, 3]), [1, 2, 3]);
+    }
 
     // A restore must get memory in order, whatever core was faster.
     #[test]

@@ -157,7 +157,7 @@ impl Check {
     fn data(&mut self, index: &Index, pack: &PackFile, step: &mut Steps<'_, '_>) -> Result<(), StoreError> {
         let mut entries = Vec::new();
         pack.each_entry(|number, entry, _| entries.push((number, *entry)))?;
-        let batches = batches(&entries);
+        let batches = ordered::batches(&entries, BATCH_BYTES, |(_, entry)| u64::from(entry.stored_len));
         let mut was_bad: HashSet<EntryNo> =
             index.bad().into_iter().filter(|(id, _)| *id == pack.id()).map(|(_, number)| number).collect();
         let mut rest = pack.file_len();
@@ -215,21 +215,6 @@ impl Steps<'_, '_> {
             ControlFlow::Break(()) => Err(StoreError::Interrupted { what: self.what }),
         }
     }
-}
-
-/// Cuts the entries of a pack into pieces of some megabytes.
-fn batches(entries: &[(EntryNo, Entry)]) -> Vec<&[(EntryNo, Entry)]> {
-    let mut batches = Vec::new();
-    let (mut from, mut bytes) = (0, 0);
-    for (at, (_, entry)) in entries.iter().enumerate() {
-        bytes += u64::from(entry.stored_len);
-        if bytes >= BATCH_BYTES {
-            batches.extend(entries.get(from..=at));
-            (from, bytes) = (at + 1, 0);
-        }
-    }
-    batches.extend(entries.get(from..).filter(|rest| !rest.is_empty()));
-    batches
 }
 
 /// Stored bytes that were read, and what was damaged in them.

@@ -12,6 +12,7 @@ use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
 use crate::index::ObjectPlace;
 use crate::objects::Objects;
+use crate::ordered;
 use crate::pack::{ObjectKind, pack_name};
 use crate::storage::{LockKind, StorageFile};
 use crate::store::LOCK_NAME;
@@ -64,7 +65,7 @@ impl Store {
         let total = rewrite.iter().map(|step| step.live_bytes).sum();
         let mut done = 0;
         let mut written: HashMap<PackId, u64> = HashMap::new();
-        for batch in batches(&rewrite) {
+        for batch in ordered::batches(&rewrite, BATCH_BYTES, |step| step.live_bytes) {
             let mut told = |progress_of: Progress| match progress_of.what {
                 REWRITING => progress(Progress { done: done + progress_of.done, total, ..progress_of }),
                 _ => progress(progress_of),
@@ -209,21 +210,6 @@ impl Store {
     ) -> Result<Option<Box<dyn StorageFile>>, StoreError> {
         self.lock_file(LOCK_NAME, LockKind::Exclusive, wait)
     }
-}
-
-/// Cuts the packs that are rewritten into pieces, of which each is written before its old packs are removed.
-fn batches<'a, 'b>(steps: &'a [&'b PackStep]) -> Vec<&'a [&'b PackStep]> {
-    let mut batches = Vec::new();
-    let (mut from, mut bytes) = (0, 0);
-    for (at, step) in steps.iter().enumerate() {
-        bytes += step.live_bytes;
-        if bytes >= BATCH_BYTES {
-            batches.extend(steps.get(from..=at));
-            (from, bytes) = (at + 1, 0);
-        }
-    }
-    batches.extend(steps.get(from..).filter(|rest| !rest.is_empty()));
-    batches
 }
 
 /// Takes packs that an image needs off the list of those that go.

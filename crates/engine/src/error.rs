@@ -125,6 +125,11 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// The message with its causes, as a log or a record keeps them.
+    pub(crate) fn in_one_line(&self) -> String {
+        [vec![self.to_string()], self.causes()].concat().join(": ")
+    }
+
     /// The messages of the causes, outermost first.
     pub fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();

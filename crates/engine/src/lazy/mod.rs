@@ -112,7 +112,7 @@ impl Server {
 
     /// Ends it: its QEMU will not be served. Its log says why.
     pub(crate) fn give_up(mut self, folder: &VmFolder, why: &Error) -> Result<()> {
-        Log::open(folder, "restore").say(format_args!("given up: {why}: {}", why.causes().join(": ")));
+        Log::open(folder, "restore").say(format_args!("given up: {}", why.in_one_line()));
         drop(self.pipe.take());
         end(folder)
     }

@@ -56,8 +56,7 @@ impl Failure {
 
     /// What an error of the page server says.
     pub(crate) fn of(error: &Error) -> Self {
-        let words = [vec![error.to_string()], error.causes()].concat();
-        Self { damaged: error.kind() == ErrorKind::Damaged, message: words.join(": ") }
+        Self { damaged: error.kind() == ErrorKind::Damaged, message: error.in_one_line() }
     }
 }
 

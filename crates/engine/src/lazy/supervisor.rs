@@ -133,7 +133,7 @@ impl Supervisor {
                     status.success()
                 }
                 Err(error) => {
-                    log.say(format_args!("{error}: {}", error.causes().join(": ")));
+                    log.say(format_args!("{}", error.in_one_line()));
                     false
                 }
             };

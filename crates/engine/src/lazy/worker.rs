@@ -84,12 +84,12 @@ impl Worker {
             Ok(()) => {
                 // QEMU needs nothing any more, whatever becomes of the record.
                 if let Err(error) = self.clear() {
-                    self.log.say(format_args!("the record stays: {error}: {}", error.causes().join(": ")));
+                    self.log.say(format_args!("the record stays: {}", error.in_one_line()));
                 }
                 Ok(())
             }
             Err(error) => {
-                self.log.say(format_args!("failed: {error}: {}", error.causes().join(": ")));
+                self.log.say(format_args!("failed: {}", error.in_one_line()));
                 self.give_up(&error)
             }
         }
@@ -153,7 +153,7 @@ impl Worker {
                 End::Whole => {
                     // A QEMU with all its memory is not ended, however long it takes to say so.
                     if let Err(error) = self.wait_completed() {
-                        self.log.say(format_args!("{error}: {}", error.causes().join(": ")));
+                        self.log.say(format_args!("{}", error.in_one_line()));
                     }
                     return Ok(());
                 }
@@ -210,7 +210,7 @@ impl Worker {
                     return Ok(Approach::Gone);
                 }
                 Err(error) => {
-                    last = format!("{error}: {}", error.causes().join(": "));
+                    last = error.in_one_line();
                     patience = (patience * 2).min(LONG_PATIENCE);
                     // One that has its devices and is silent, stopped perhaps, can go on as soon as it speaks again.
                     if self.is_loaded() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use vmrewind_store::{CheckOptions, ImageId, Progress};
 
 use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::host::{Host, Step};
 use crate::images::{image_id, store_error};
 use crate::record::snapshot::Snapshots;
@@ -113,7 +113,7 @@ impl Engine {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) if error.kind() == ErrorKind::Damaged => {
-                    damage.push(DamageView { what: in_one_line(&error), objects: 0, snapshots: Vec::new() });
+                    damage.push(DamageView { what: error.in_one_line(), objects: 0, snapshots: Vec::new() });
                 }
                 Err(error) => return Err(error),
             }
@@ -133,11 +133,6 @@ impl Engine {
         }
         Ok((names, damage))
     }
-}
-
-fn in_one_line(error: &Error) -> String {
-    let causes = error.causes();
-    [error.to_string()].into_iter().chain(causes).collect::<Vec<_>>().join(": ")
 }
 
 /// Tells of progress, and asks whether to go on.

@@ -261,9 +261,8 @@ enum Fed {
 }
 
 fn why_eager(error: &Error) -> String {
-    let words = [vec![error.to_string()], error.causes()].concat();
     format!(
         "all memory was loaded before the guest ran: a lazy restore is not possible here ({})",
-        words.join(": ")
+        error.in_one_line()
     )
 }

@@ -21,6 +21,7 @@ mod page_map;
 mod parent;
 mod publish;
 mod reorder;
+mod scatter;
 mod seen;
 #[cfg(test)]
 mod tests;

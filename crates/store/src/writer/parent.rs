@@ -1,12 +1,12 @@
 //! What a writer knows of the image before: which content each block had, and which of its groups are worth keeping.
 //!
 //! A block that did not change refers to where the parent has it. Over generations the blocks of a leaf would so end in
-//! ever more groups, of which each holds fewer blocks that are still used, and reading would take ever longer. So when a
-//! leaf uses more than 1.75 times the groups that it needs, its least used groups are given up: blocks in them are stored anew.
+//! ever more groups, of which each holds fewer blocks that are still used: see [`super::scatter`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::scatter::given_up_in_leaf;
 use crate::format::image::SpaceEntry;
 use crate::format::node::{LEAF_BLOCKS, Leaf};
 use crate::hash::{BlockHash, ObjectHash};
@@ -126,64 +126,10 @@ impl ParentSpace {
 }
 
 /// Says for each group of a leaf whether its blocks are to be stored anew.
-///
-/// Nothing is given up while the leaf uses at most 1.75 times the groups that its blocks fill. Beyond, the least used groups go
-/// until the rest, with the groups that the blocks given up will fill, is at most 1.25 times that.
 fn scattered_groups(leaf: &Leaf) -> Vec<bool> {
-    let per_group = usize::from(leaf.block_size.group_blocks());
     let mut used = vec![0_usize; leaf.groups.len()];
     for (_, group, _) in leaf.blocks() {
         used[group] += 1;
     }
-    let needed = used.iter().sum::<usize>().div_ceil(per_group);
-    let mut given_up = vec![false; used.len()];
-    if 4 * used.len() <= 7 * needed {
-        return given_up;
-    }
-    let mut order: Vec<usize> = (0..used.len()).collect();
-    order.sort_by_key(|group| used[*group]);
-    let mut moved = 0;
-    for (gone, group) in (1..).zip(order) {
-        moved += used[group];
-        given_up[group] = true;
-        if 4 * (used.len() - gone + moved.div_ceil(per_group)) <= 5 * needed {
-            break;
-        }
-    }
-    given_up
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::BlockSize;
-
-    /// A leaf with that many blocks in each of its groups.
-    fn leaf(used: &[u16]) -> Leaf {
-        let mut next = 0;
-        let blocks = (0_u8..).zip(used).flat_map(|(group, count)| {
-            let first = next;
-            next += count;
-            let hash = ObjectHash::from_bytes([group; 32]);
-            (0..*count).map(move |n| (first + n, hash, n.to_le_bytes()[0]))
-        });
-        Leaf::from_blocks(BlockSize::Page4K, blocks.collect::<Vec<_>>())
-    }
-
-    // Too eager, and every capture stores again what did not change; too lazy, and restores get slower for ever.
-    #[test]
-    fn only_the_least_used_groups_of_a_scattered_leaf_are_given_up() {
-        assert_eq!(scattered_groups(&leaf(&[16; 4])), [false; 4]);
-        // 64 blocks in 7 groups: just not too many.
-        assert_eq!(scattered_groups(&leaf(&[16, 16, 16, 6, 4, 4, 2])), [false; 7]);
-        // One group more, and the two smallest go, then the next: five remain, one of them new.
-        let more = scattered_groups(&leaf(&[16, 16, 16, 6, 4, 4, 1, 1]));
-        assert_eq!(more, [false, false, false, false, true, true, true, true]);
-        // 64 blocks in 9 groups: five remain, one of them new.
-        let mixed = scattered_groups(&leaf(&[1, 16, 2, 16, 2, 15, 3, 7, 2]));
-        assert_eq!(mixed, [true, false, true, false, true, false, true, false, true]);
-        // One block in each group: all goes.
-        let all = scattered_groups(&leaf(&[1; 200]));
-        assert!(all.iter().filter(|gone| **gone).count() >= 195, "{all:?}");
-    }
+    given_up_in_leaf(&used, usize::from(leaf.block_size.group_blocks()))
 }

@@ -7,15 +7,17 @@
 //!
 //! A block that is in a group which is not written yet can be referred to: its place is known as soon as it is decided.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::batch::Batch;
+use super::batch::{Batch, Item};
 use super::groups::{Groups, Sealed};
 use super::intake::Intake;
 use super::packs::Packs;
 use super::page_map::Place;
 use super::parent::{Likeness, ParentLeaf, ParentSpace};
 use super::reorder::{Placed, Reorder};
+use super::scatter::given_up_in_run;
 use super::seen::Seen;
 use crate::hash::{BlockHash, ObjectHash};
 use crate::objects::Objects;
@@ -86,6 +88,23 @@ struct OpenGroup {
     new_slots: u16,
 }
 
+/// A block that is not zero.
+#[derive(Clone, Copy)]
+struct Content<'a> {
+    size: BlockSize,
+    data: &'a [u8],
+    hash: BlockHash,
+}
+
+/// Where the content of a block was found.
+enum Found<'a> {
+    /// At a place that the image refers to anyway.
+    At(Place),
+    /// In a group, and a slot of it, that another part of the store refers to.
+    Elsewhere(ObjectHash, u8, Content<'a>),
+    Nowhere(Content<'a>, Likeness),
+}
+
 impl Worker {
     pub(super) fn new(work: Arc<Work>) -> Worker {
         Worker {
@@ -121,38 +140,69 @@ impl Worker {
     }
 
     fn place(&mut self, batch: &Batch, placed: &mut Vec<Placed>) -> Result<(), StoreError> {
-        for (item, data) in batch.blocks() {
-            let place = match (item.data, data) {
-                (Some(size), Some(data)) => self.place_block(item.space, item.block, size, data)?,
-                _ => Place::Zero,
+        let mut blocks = batch.blocks().peekable();
+        let mut run = Vec::new();
+        while let Some((item, data)) = blocks.next() {
+            let found = match (item.data, data) {
+                (Some(size), Some(data)) => self.find(item.space, item.block, size, data)?,
+                _ => Found::At(Place::Zero),
             };
-            placed.push(Placed { space: item.space, block: item.block, place });
+            run.push((item, found));
+            let leaf = |item: &Item| (item.space, tree::locate(u64::from(item.block)).0);
+            if blocks.peek().is_none_or(|(next, _)| leaf(next) != leaf(&item)) {
+                self.settle(&mut run, placed)?;
+            }
         }
         Ok(())
     }
 
-    fn place_block(
+    /// Finds where the content of a block is.
+    fn find<'a>(
         &mut self,
         space: u32,
         block: u32,
         size: BlockSize,
-        data: &[u8],
-    ) -> Result<Place, StoreError> {
+        data: &'a [u8],
+    ) -> Result<Found<'a>, StoreError> {
         let hash = BlockHash::of(data);
         let likeness = self.compare(space, block, &hash);
         if likeness == Likeness::Same {
-            return Ok(Place::Parent);
+            return Ok(Found::At(Place::Parent));
         }
         if let Some((group, slot)) = self.work.seen.get(&hash) {
-            return Ok(Place::Group(group, slot));
+            return Ok(Found::At(Place::Group(group, slot)));
         }
+        let content = Content { size, data, hash };
         if likeness != Likeness::Scattered
             && let Some(found) = self.work.objects.index().find_block(&hash)?
         {
-            let group = self.work.groups.known(found.group.entry.hash).ok_or_else(too_many)?;
-            return Ok(Place::Group(group, found.slot));
+            return Ok(Found::Elsewhere(found.group.entry.hash, found.slot, content));
         }
-        self.store(size, data, hash, likeness)
+        Ok(Found::Nowhere(content, likeness))
+    }
+
+    /// Decides on the places of blocks that came together and are of one leaf, and stores what is to be stored.
+    fn settle(
+        &mut self,
+        run: &mut Vec<(Item, Found<'_>)>,
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), StoreError> {
+        let given_up = scattered(run);
+        for (Item { space, block, .. }, found) in run.drain(..) {
+            let place = match found {
+                Found::At(place) => place,
+                // It is in the store, so it is not new.
+                Found::Elsewhere(group, _, content) if given_up.contains(&group) => {
+                    self.store(&content, Likeness::Scattered)?
+                }
+                Found::Elsewhere(group, slot, _) => {
+                    Place::Group(self.work.groups.known(group).ok_or_else(too_many)?, slot)
+                }
+                Found::Nowhere(content, likeness) => self.store(&content, likeness)?,
+            };
+            placed.push(Placed { space, block, place });
+        }
+        Ok(())
     }
 
     /// Compares a block with the parent's at the same place.
@@ -169,13 +219,8 @@ impl Worker {
     }
 
     /// Puts a block into the open group, unless another worker was quicker.
-    fn store(
-        &mut self,
-        size: BlockSize,
-        data: &[u8],
-        hash: BlockHash,
-        likeness: Likeness,
-    ) -> Result<Place, StoreError> {
+    fn store(&mut self, content: &Content<'_>, likeness: Likeness) -> Result<Place, StoreError> {
+        let Content { size, data, hash } = *content;
         let group = match size {
             BlockSize::Page4K => &mut self.pages,
             BlockSize::Block64K => &mut self.blocks,
@@ -230,6 +275,21 @@ impl Worker {
         group.new_slots = 0;
         Ok(())
     }
+}
+
+/// Returns the groups of the store that are not worth referring to for so few of these blocks.
+fn scattered(run: &[(Item, Found<'_>)]) -> BTreeSet<ObjectHash> {
+    let mut used: BTreeMap<ObjectHash, usize> = BTreeMap::new();
+    let mut per_group = 1;
+    for (_, found) in run {
+        if let Found::Elsewhere(group, _, content) = found {
+            *used.entry(*group).or_default() += 1;
+            per_group = usize::from(content.size.group_blocks());
+        }
+    }
+    let (groups, used): (Vec<_>, Vec<_>) = used.into_iter().unzip();
+    let given_up = given_up_in_run(&used, per_group);
+    groups.into_iter().zip(given_up).filter_map(|(group, is_given_up)| is_given_up.then_some(group)).collect()
 }
 
 struct StopOnPanic<'a>(&'a Work);

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -21,11 +22,22 @@ const O_DIRECT: i32 = 0o40000;
 pub(crate) struct Progress {
     done: AtomicU64,
     in_flight: AtomicU64,
+    hold: Mutex<()>,
 }
 
 impl Progress {
     pub(crate) fn starting_at(counter: u64) -> Self {
-        Self { done: AtomicU64::new(counter), in_flight: AtomicU64::new(counter) }
+        Self { done: AtomicU64::new(counter), in_flight: AtomicU64::new(counter), hold: Mutex::new(()) }
+    }
+
+    /// Keeps the next counter from being begun.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.hold)
+    }
+
+    fn begin(&self, counter: u64) {
+        let _turn = lock(&self.hold);
+        self.in_flight.store(counter, Ordering::SeqCst);
     }
 
     /// The last counter that is durable on every disk.
@@ -150,7 +162,7 @@ fn count_once(guest: &Guest) {
         return;
     }
     let counter = guest.progress.done() + 1;
-    guest.progress.in_flight.store(counter, Ordering::SeqCst);
+    guest.progress.begin(counter);
     match disks.write(counter) {
         Ok(()) => guest.progress.done.store(counter, Ordering::SeqCst),
         Err(error) => say(&format!("DISKERR {counter}: {error}")),

@@ -22,9 +22,9 @@ mod commands;
 mod disks;
 mod memory;
 mod power;
+mod serial;
 mod source;
 
-use std::io::Write;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use crate::disks::{Disks, Progress};
 use crate::memory::{DirtyRegion, Fill, Mix};
+pub(crate) use crate::serial::say;
 
 /// All the state that a snapshot of this guest must hold.
 pub(crate) struct Guest {
@@ -66,15 +67,12 @@ fn main() {
 fn tick(guest: &Guest, interval: Duration) {
     loop {
         let tick = guest.ticks.fetch_add(1, Ordering::SeqCst) + 1;
+        // Until the line is out, no counter goes beyond what it says: a snapshot can be taken in between.
+        let held = guest.progress.hold();
         say(&format!("T {tick} {} {}", guest.progress.done(), guest.progress.in_flight()));
+        drop(held);
         thread::sleep(interval);
     }
-}
-
-/// Writes one line to the serial port, whole.
-pub(crate) fn say(line: &str) {
-    // Nobody can be told when the console fails; the host notices by the missing ticks.
-    let _ = std::io::stdout().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Locks, also after a thread died holding the lock: the next `verify` must still be able to report.

@@ -18,12 +18,13 @@ use crate::error::{Error, Result};
 pub(super) const FILE_NAME: &str = "initrd.cpio";
 
 const INIT: &str = include_str!("../../guest/init");
-const WORKLOAD: [(&str, &str); 6] = [
+const WORKLOAD: [(&str, &str); 7] = [
     ("main.rs", include_str!("../../guest/main.rs")),
     ("commands.rs", include_str!("../../guest/commands.rs")),
     ("disks.rs", include_str!("../../guest/disks.rs")),
     ("memory.rs", include_str!("../../guest/memory.rs")),
     ("power.rs", include_str!("../../guest/power.rs")),
+    ("serial.rs", include_str!("../../guest/serial.rs")),
     ("source.rs", include_str!("../../guest/source.rs")),
 ];
 

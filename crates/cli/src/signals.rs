@@ -2,19 +2,25 @@
 //!
 //! The engine looks at the request between steps and leaves the VM as it was. More of these signals change nothing: a
 //! pause under way is always ended properly. Ctrl-Z and its like do nothing: a vmrewind that stands still within a pause
-//! would leave the guest standing still too.
+//! would leave the guest standing still too. For the same reason a terminal that stops background jobs that print does not
+//! stop this one: it prints.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN};
 use signal_hook::iterator::Signals;
 use vmrewind_engine::{Cancel, Error, Result};
 
-/// Starts the thread that waits for signals.
+/// Starts the thread that waits for signals; before any other, as those take over which signals are blocked.
 ///
 /// # Errors
 /// `Failed` where a handler or the thread can't be set up.
 pub(crate) fn watch(cancel: &Cancel) -> Result<()> {
     let cannot = |error| Error::failed("cannot watch for signals").because(error);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU]).map_err(cannot)?;
+    // Caught, it would come again for every attempt to write; blocked, the write succeeds. Programs started do not take it over.
+    let mut printing = SigSet::empty();
+    printing.add(Signal::SIGTTOU);
+    printing.thread_block().map_err(|error| cannot(error.into()))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN]).map_err(cannot)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
         .name("signals".into())

@@ -151,3 +151,13 @@ fn a_guard_in_the_background_leaves_the_terminal_alone() {
     let fields: Vec<&str> = stat.split_whitespace().collect();
     assert_eq!(fields[4], fields[7], "{screen}");
 }
+
+/// What a terminal does to background jobs that print must not hold a capture up.
+#[test]
+fn a_capture_in_the_background_prints_and_ends() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    let line = "set -m; stty tostop; vmrewind snapshot create web one & wait $!; echo status $?";
+    let (screen, _) = Terminal::run(&sandbox, line).end();
+    assert!(screen.contains("web@one: ") && screen.contains("status 0"), "{screen}");
+}

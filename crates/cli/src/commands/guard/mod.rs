@@ -35,6 +35,8 @@ use report::{Done, Outcome, Ran, Why};
 
 /// How long the way back waits for another operation on the VM to end.
 const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Arguments of `guard`.
 #[derive(Debug, Args)]
@@ -285,7 +287,9 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Erro
     let deadline = Instant::now() + BUSY_PATIENCE;
     loop {
         match attempt() {
-            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {}
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
             result => return result,
         }
     }

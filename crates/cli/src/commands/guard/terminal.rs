@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::fs::File;
 
-use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
 
@@ -52,17 +51,11 @@ impl Terminal {
         if !self.lent.replace(false) {
             return;
         }
-        // From the background this would stop us, and all of our group, unless the signal is blocked.
-        let mut stop = SigSet::empty();
-        stop.add(NixSignal::SIGTTOU);
-        let blocked = stop.thread_block();
+        // From the background this would stop us, and all of our group, if the signal for it were not blocked.
         if tcgetpgrp(&self.tty).is_ok_and(|foreground| foreground != self.own) {
             let _ = tcsetpgrp(&self.tty, self.own);
         }
         let _ = tcsetattr(&self.tty, OptionalActions::Drain, &self.modes);
-        if blocked.is_ok() {
-            let _ = stop.thread_unblock();
-        }
     }
 }
 

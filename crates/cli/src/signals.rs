@@ -5,6 +5,9 @@
 //! would leave the guest standing still too. For the same reason a terminal that stops background jobs that print does not
 //! stop this one: it prints.
 
+use std::io;
+use std::process::{Child, Command};
+
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN};
 use signal_hook::iterator::Signals;
@@ -16,10 +19,8 @@ use vmrewind_engine::{Cancel, Error, Result};
 /// `Failed` where a handler or the thread can't be set up.
 pub(crate) fn watch(cancel: &Cancel) -> Result<()> {
     let cannot = |error| Error::failed("cannot watch for signals").because(error);
-    // Caught, it would come again for every attempt to write; blocked, the write succeeds. Programs started do not take it over.
-    let mut printing = SigSet::empty();
-    printing.add(Signal::SIGTTOU);
-    printing.thread_block().map_err(|error| cannot(error.into()))?;
+    // Caught, it would come again for every attempt to write; blocked, the write succeeds.
+    printing().thread_block().map_err(|error| cannot(error.into()))?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN]).map_err(cannot)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
@@ -33,4 +34,19 @@ pub(crate) fn watch(cancel: &Cancel) -> Result<()> {
         })
         .map(drop)
         .map_err(cannot)
+}
+
+/// Starts a program of the user's, with the signals blocked that were so before [`watch`].
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let unblocked = printing().thread_unblock();
+    let child = command.spawn();
+    if unblocked.is_ok() {
+        let _ = printing().thread_block();
+    }
+    child
+}
+
+/// The signal for printing to a terminal from the background.
+fn printing() -> SigSet {
+    SigSet::from(Signal::SIGTTOU)
 }

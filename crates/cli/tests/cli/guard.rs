@@ -1,4 +1,4 @@
-//! `vmrewind guard` where no guest is needed: what it goes back to is the snapshot that it made.
+//! `vmrewind guard` where no guest is needed: what it goes back to is the snapshot that it made, and what it runs.
 
 use crate::sandbox::Sandbox;
 
@@ -22,4 +22,13 @@ fn another_snapshot_of_that_name_is_left_alone() {
     let run = guarded("b", "exit 0");
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(run.stderr.contains("web@b was deleted or renamed meanwhile"), "{run:?}");
+}
+
+/// The command gets no signal blocked that was not so before.
+#[test]
+fn the_command_is_stopped_by_its_terminal_as_usual() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    let run = sandbox.run(&["guard", "web", "--", "grep", "SigBlk", "/proc/self/status"]);
+    assert!(run.stdout.contains("SigBlk:\t0000000000000000\n"), "{run:?}");
 }

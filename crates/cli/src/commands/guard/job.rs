@@ -22,6 +22,7 @@ use vmrewind_engine::Cancel;
 
 use super::report::Why;
 use super::terminal::Terminal;
+use crate::signals;
 
 /// How long a command may take to end after SIGTERM.
 const TERM_PATIENCE: Duration = Duration::from_secs(10);
@@ -104,7 +105,7 @@ impl Job<'_> {
         if self.stdout_to_stderr {
             command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
         }
-        command.spawn()
+        signals::spawn(&mut command)
     }
 
     fn wait(&self, running: &Running, group: Pid) -> io::Result<End> {

@@ -114,14 +114,17 @@ impl Shared {
     ///
     /// A failure latches the store.
     pub(crate) fn create_part(&self, name: &str) -> Result<Box<dyn StorageFile>, StoreError> {
-        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-        let created = match self.storage.create(name) {
-            Err(error) if is_taken(&error) => {
-                self.storage.remove_abandoned(name).and_then(|_| self.storage.create(name))
+        self.replace_abandoned(name).map_err(|error| self.write_failed("create", name, error))
+    }
+
+    fn replace_abandoned(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        match self.storage.create(name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.storage.remove_abandoned(name)?;
+                self.storage.create(name)
             }
             created => created,
-        };
-        created.map_err(|error| self.write_failed("create", name, error))
+        }
     }
 
     pub(crate) fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
@@ -319,20 +322,12 @@ impl Store {
 
     /// Creates the part file of an image; one that has lost its writer is replaced.
     fn create_part(&self, id: &ImageId) -> Result<Box<dyn StorageFile>, StoreError> {
-        let Shared { storage, .. } = &*self.shared;
         let name = part_name(id);
-        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-        let created = match storage.create(&name) {
-            Err(error) if is_taken(&error) => {
-                storage.remove_abandoned(&name).and_then(|_| storage.create(&name))
-            }
-            created => created,
-        };
-        match created {
-            Ok(file) => Ok(file),
-            Err(error) if is_taken(&error) => Err(StoreError::Exists { image: id.clone() }),
-            Err(error) => Err(self.shared.write_failed("create", &name, error)),
-        }
+        self.shared.replace_abandoned(&name).map_err(|error| match error.kind() {
+            // Another writer of that image is at work.
+            io::ErrorKind::AlreadyExists => StoreError::Exists { image: id.clone() },
+            _ => self.shared.write_failed("create", &name, error),
+        })
     }
 
     pub(crate) fn names(&self) -> Result<Vec<String>, StoreError> {

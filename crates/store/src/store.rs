@@ -117,7 +117,8 @@ impl Shared {
         self.replace_abandoned(name).map_err(|error| self.write_failed("create", name, error))
     }
 
-    fn replace_abandoned(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+    /// The same for files that the store can do without: a failure is the caller's alone.
+    pub(crate) fn replace_abandoned(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         match self.storage.create(name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.storage.remove_abandoned(name)?;

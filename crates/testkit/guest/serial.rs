@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::lock;
 
 /// Counts the bytes of each serial port.
 const PORTS: &str = "/proc/tty/driver/serial";
@@ -16,7 +18,7 @@ static LINE: Mutex<()> = Mutex::new(());
 
 /// Writes one line to the serial port, whole, and returns when it has left the kernel.
 pub(crate) fn say(line: &str) {
-    let _line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _line = lock(&LINE);
     let line = format!("{line}\n");
     let before = sent_bytes();
     // Nobody can be told when the console fails; the host notices by the missing ticks.

@@ -152,12 +152,19 @@ fn a_guard_in_the_background_leaves_the_terminal_alone() {
     assert_eq!(fields[4], fields[7], "{screen}");
 }
 
-/// What a terminal does to background jobs that print must not hold a capture up.
+/// What a terminal does to background jobs that print or read must not hold vmrewind up.
 #[test]
-fn a_capture_in_the_background_prints_and_ends() {
+fn in_the_background_it_prints_and_gets_no_answer() {
     let sandbox = Sandbox::new();
     sandbox.vm("web");
     let line = "set -m; stty tostop; vmrewind snapshot create web one & wait $!; echo status $?";
     let (screen, _) = Terminal::run(&sandbox, line).end();
     assert!(screen.contains("web@one: ") && screen.contains("status 0"), "{screen}");
+
+    let mut terminal = Terminal::run(&sandbox, "set -m; vmrewind vm delete web & wait $!; echo status $?");
+    terminal.wait_for("? [y/N] ");
+    terminal.press("yes\n");
+    let (screen, _) = terminal.end();
+    assert!(screen.contains("cannot read the answer") && screen.contains("status 1"), "{screen}");
+    assert_eq!(sandbox.json(&["vm", "list"]).as_array().unwrap().len(), 1);
 }

@@ -126,13 +126,7 @@ fn write_file(
     write: impl FnOnce(&dyn StorageFile) -> io::Result<blake3::Hash>,
 ) -> Result<NamedSegment, SegmentError> {
     let storage = &shared.storage;
-    let file = match storage.create(part) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            storage.remove_abandoned(part)?;
-            storage.create(part)?
-        }
-        created => created?,
-    };
+    let file = shared.replace_abandoned(part)?;
     let written = write(&*file).and_then(|hash| {
         file.sync()?;
         let name = format!("{}{SEGMENT_SUFFIX}", hash.to_hex());

@@ -57,6 +57,14 @@ impl Groups {
         state.numbers.entry(hash.prefix()).or_insert(number);
     }
 
+    /// Returns the number of a group that was written for this image, if it was.
+    pub(super) fn own(&self, hash: &ObjectHash) -> Option<u32> {
+        let state = self.lock();
+        let number = *state.numbers.get(&hash.prefix())?;
+        let group = state.groups[number as usize];
+        (group.hash == Some(*hash) && group.pack.is_some()).then_some(number)
+    }
+
     /// Returns the number of a group that is in the store; none where there are too many.
     pub(super) fn known(&self, hash: ObjectHash) -> Option<u32> {
         let mut state = self.lock();
@@ -106,9 +114,12 @@ mod tests {
         let hash = |tag: u8| ObjectHash::from_bytes([tag; 32]);
         let opened = groups.open().expect("few groups");
         groups.seal(Sealed { number: opened, hash: hash(1), new_slots: 3, pack: 0 });
-        assert_eq!(groups.known(hash(1)), Some(opened));
+        assert_eq!((groups.known(hash(1)), groups.own(&hash(1))), (Some(opened), Some(opened)));
         let other = groups.known(hash(2)).expect("few groups");
-        assert_eq!(groups.known(hash(2)), Some(other));
+        assert_eq!(
+            (groups.known(hash(2)), groups.own(&hash(2)), groups.own(&hash(3))),
+            (Some(other), None, None)
+        );
         // The same first bytes, another hash.
         let mut bytes = [2; 32];
         bytes[31] = 9;

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   block ──▶ hash ──▶ parent's at the same place? ──▶ stored for this image? ──▶ in the index? ──▶ into the open group
+//!                                                                                      │                  ▲
+//!                                                   with those around it in few groups ┤                  │
+//!                                                                                      └── in many ───────┘
 //!                                                                          full group ──▶ hash, compress, append
 //! ```
 //!
@@ -100,9 +103,10 @@ struct Content<'a> {
 enum Found<'a> {
     /// At a place that the image refers to anyway.
     At(Place),
-    /// In a group, and a slot of it, that another part of the store refers to.
+    /// In a group, and a slot of it, of another image.
     Elsewhere(ObjectHash, u8, Content<'a>),
-    Nowhere(Content<'a>, Likeness),
+    /// In no place that it can stay at; and whether it is in no image yet.
+    Nowhere(Content<'a>, bool),
 }
 
 impl Worker {
@@ -176,9 +180,13 @@ impl Worker {
         if likeness != Likeness::Scattered
             && let Some(found) = self.work.objects.index().find_block(&hash)?
         {
-            return Ok(Found::Elsewhere(found.group.entry.hash, found.slot, content));
+            let hash = found.group.entry.hash;
+            return Ok(match self.work.groups.own(&hash) {
+                Some(group) => Found::At(Place::Group(group, found.slot)),
+                None => Found::Elsewhere(hash, found.slot, content),
+            });
         }
-        Ok(Found::Nowhere(content, likeness))
+        Ok(Found::Nowhere(content, likeness == Likeness::Different))
     }
 
     /// Decides on the places of blocks that came together and are of one leaf, and stores what is to be stored.
@@ -191,14 +199,13 @@ impl Worker {
         for (Item { space, block, .. }, found) in run.drain(..) {
             let place = match found {
                 Found::At(place) => place,
-                // It is in the store, so it is not new.
                 Found::Elsewhere(group, _, content) if given_up.contains(&group) => {
-                    self.store(&content, Likeness::Scattered)?
+                    self.store(&content, false)?
                 }
                 Found::Elsewhere(group, slot, _) => {
                     Place::Group(self.work.groups.known(group).ok_or_else(too_many)?, slot)
                 }
-                Found::Nowhere(content, likeness) => self.store(&content, likeness)?,
+                Found::Nowhere(content, is_new) => self.store(&content, is_new)?,
             };
             placed.push(Placed { space, block, place });
         }
@@ -219,7 +226,7 @@ impl Worker {
     }
 
     /// Puts a block into the open group, unless another worker was quicker.
-    fn store(&mut self, content: &Content<'_>, likeness: Likeness) -> Result<Place, StoreError> {
+    fn store(&mut self, content: &Content<'_>, is_new: bool) -> Result<Place, StoreError> {
         let Content { size, data, hash } = *content;
         let group = match size {
             BlockSize::Page4K => &mut self.pages,
@@ -236,7 +243,7 @@ impl Worker {
         }
         group.data.extend_from_slice(data);
         group.hashes.push(hash);
-        group.new_slots |= u16::from(likeness == Likeness::Different) << slot;
+        group.new_slots |= u16::from(is_new) << slot;
         if group.hashes.len() >= usize::from(size.group_blocks()) {
             self.seal(size)?;
         }
@@ -280,6 +287,7 @@ impl Worker {
 /// Returns the groups of the store that are not worth referring to for so few of these blocks.
 fn scattered(run: &[(Item, Found<'_>)]) -> BTreeSet<ObjectHash> {
     let mut used: BTreeMap<ObjectHash, usize> = BTreeMap::new();
+    // All blocks of a space have one size.
     let mut per_group = 1;
     for (_, found) in run {
         if let Found::Elsewhere(group, _, content) = found {

@@ -203,7 +203,7 @@ impl Guest<'_> {
     /// reference counts and its tables, a sound layer that is being written has clusters that look leaked.
     #[track_caller]
     pub fn check_layers(&self) {
-        let runs = self.state_now() == "running";
+        let runs = self.state() == "running";
         if runs {
             self.qmp("stop", &json!({}));
         }

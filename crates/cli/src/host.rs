@@ -9,7 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rustix::process::{Signal, getpid, kill_process};
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::Signal;
 use vmrewind_engine::{Clock, Error, Random, Result, Steps};
 
 /// The clock: the system's, or the fixed one of a test.
@@ -54,8 +55,9 @@ impl Steps for StopAt {
         let before = wanted.len();
         wanted.retain(|wanted| wanted != step);
         if wanted.len() < before {
+            // To this thread, which can't go on then: sent to the process, the main thread would take it, when it comes to that.
             // Where it can't be stopped the test that wanted it waits in vain and says so.
-            let _ = kill_process(getpid(), Signal::STOP);
+            let _ = pthread_kill(pthread_self(), Signal::SIGSTOP);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::monitor::Monitor;
 use crate::vm::run_folder::socket;
 
 /// How long an agent may take to say that it is there: one that has just been restored has its memory read in first.
-const PING_PATIENCE: Duration = Duration::from_secs(3);
+const PING_PATIENCE: Duration = Duration::from_secs(8);
 /// How long it may take to answer after that. It waits for the guest's `hwclock`, which takes up to a second.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How far a clock that was set can be from the time it was set to when the guest is asked again.

@@ -292,9 +292,12 @@ mod tests {
         let socket = folder.path().join("c");
         let console = Console::attach(&socket);
         let first = UnixListener::bind(&socket).unwrap();
-        first.accept().unwrap().0.write_all(b"T 1 0 0\r\nT 2 0 0\r\nT 3").unwrap();
+        let mut before = first.accept().unwrap().0;
+        // Gone before the connection ends: nobody can reach it once more.
         drop(first);
         std::fs::remove_file(&socket).unwrap();
+        before.write_all(b"T 1 0 0\r\nT 2 0 0\r\nT 3").unwrap();
+        drop(before);
         let second = UnixListener::bind(&socket).unwrap();
         let mut guest = second.accept().unwrap().0;
         guest.write_all(b"T 3 1 1\r\n").unwrap();

@@ -96,6 +96,9 @@ fn keeps_uefi_variables_in_their_file() {
     }
     let (_qemu, console) = boot(&options, folder.path()).unwrap();
     assert_eq!(console.ask("efivar get Colour", "EFIVAR", ANSWER).unwrap(), "EFIVAR Colour = green");
+    for _ in 0..2 {
+        console.wait_tick(console.mark(), ANSWER).unwrap();
+    }
     assert!(console.max_gap(Mark::START) > Duration::ZERO);
 }
 

@@ -1,8 +1,10 @@
 //! Guards the serial console where it is used by scripts.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+
+use serde_json::Value;
 
 use crate::sandbox::{Run, Sandbox};
 
@@ -25,9 +27,21 @@ fn piped() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut qmp = UnixStream::connect(started["qmp"].as_str().unwrap()).unwrap();
-    let mut greeting = [0; 1];
-    qmp.read_exact(&mut greeting).unwrap();
-    qmp.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n").unwrap();
+    let mut answers = BufReader::new(qmp.try_clone().unwrap()).lines();
+    qmp.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
+    // What is said before the console is connected is lost.
+    loop {
+        qmp.write_all(b"{\"execute\":\"query-chardev\"}\n").unwrap();
+        let answer = answers.by_ref().map(Result::unwrap).find(|line| line.contains("console.sock")).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let devices = answer["return"].as_array().unwrap();
+        let serial = devices.iter().filter_map(|device| device["filename"].as_str());
+        if serial.filter(|name| name.contains("console.sock")).all(|name| !name.starts_with("disconnected:"))
+        {
+            break;
+        }
+    }
+    qmp.write_all(b"{\"execute\":\"cont\"}\n").unwrap();
     let mut said = Vec::new();
     let mut output = child.stdout.take().unwrap();
     while !String::from_utf8_lossy(&said).contains("SeaBIOS") {

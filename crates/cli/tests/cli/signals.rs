@@ -6,15 +6,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sandbox::{Run, Sandbox};
 
-/// Waits until the process catches SIGINT, which is before it does anything.
-fn wait_for_handler(child: &Child) {
+/// Waits until the process catches the signal, which is before it does anything.
+fn wait_for_handler(child: &mut Child, signal: Signal) {
     let status = format!("/proc/{}/status", child.id());
     loop {
         let text = std::fs::read_to_string(&status).unwrap();
         let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 1 != 0 {
+        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (signal.as_raw() - 1) != 0 {
             return;
         }
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
@@ -28,8 +29,8 @@ fn interrupted_while_waiting_for_the_guest() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let mut command = sandbox.command();
         command.args(["vm", "stop", "web", "--timeout", "1h", "--json"]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_for_handler(&child);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_handler(&mut child, signal);
         // The second one must change nothing.
         for _ in 0..2 {
             kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();

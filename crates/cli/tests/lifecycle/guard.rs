@@ -151,7 +151,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_it_started() {
     let rig = rig();
     let guest = vm(&rig);
     let stubborn = "trap '' TERM; sleep 1000 & echo $! > child; wait; while :; do sleep 1; done";
-    let run = rig.run(&["--json", "guard", "web", "--timeout", "300ms", "--", "/bin/sh", "-c", stubborn]);
+    let run = rig.run(&["--json", "guard", "web", "--timeout", "5s", "--", "/bin/sh", "-c", stubborn]);
     let view = run.json();
     assert_eq!(
         (run.status, &view["why"], &view["outcome"]),
@@ -160,7 +160,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_it_started() {
     );
     assert!(!is_alive(&fs::read_to_string(rig.path("child")).unwrap()), "what it started goes on");
     guest.play(&[Verify]);
-    let run = rig.run(&["guard", "web", "--timeout", "200ms", "--check", "sleep 1000", "--", "true"]);
+    let run = rig.run(&["guard", "web", "--timeout", "5s", "--check", "sleep 1000", "--", "true"]);
     assert_eq!(run.status, 124, "{run}");
     assert!(run.stderr.contains("the check took too long"), "{run}");
     guest.play(&[Verify, Stop]);

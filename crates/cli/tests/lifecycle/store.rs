@@ -25,13 +25,17 @@ fn stored_bytes(rig: &Rig) -> u64 {
     rig.run_json(&["usage"])["stored_bytes"].as_u64().unwrap()
 }
 
-/// Flips bits in the middle of a file; done twice it is whole again. Of compressed data a single one may mean the same.
+/// Flips bits all over a file; done twice it is whole again. Of compressed data a single one may mean the same, and what is at
+/// one place can be needed by no snapshot: memory that came once more before the instant.
 fn flip(path: &Path) {
     let file = File::options().read(true).write(true).open(path).unwrap();
-    let at = file.metadata().unwrap().len() / 2;
-    let mut bytes = [0; 64];
-    file.read_exact_at(&mut bytes, at).unwrap();
-    file.write_all_at(&bytes.map(|byte| byte ^ 0x10), at).unwrap();
+    let len = file.metadata().unwrap().len();
+    for part in 4..28 {
+        let at = len / 32 * part;
+        let mut bytes = [0; 64];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        file.write_all_at(&bytes.map(|byte| byte ^ 0x10), at).unwrap();
+    }
 }
 
 /// Guards what deleting and damage mean where snapshots share their memory: exactly what was said, and nothing else.

@@ -17,7 +17,7 @@ use crate::vm::spawn;
 /// How long the agent of a guest that boots may take to be there.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 /// And of one that goes on where it was: it was there then.
-const WARM_PATIENCE: Duration = Duration::from_secs(10);
+const WARM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the command may take.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is asked for.

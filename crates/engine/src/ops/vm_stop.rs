@@ -26,6 +26,8 @@ pub struct VmStop {
 
 /// How often the power button is pressed again: a guest that is still booting misses it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long a QEMU that answers no more may take to end: one of much memory gives that back first.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Stops a VM. One that does not run is fine.
@@ -71,7 +73,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
         if Instant::now() >= next_press {
             next_press = Instant::now() + PRESS_EVERY;
             if let Err(error) = monitor.press_power_button()
-                && process.is_alive()
+                && !process.wait_end(END_PATIENCE)
             {
                 return Err(error);
             }

@@ -77,6 +77,8 @@ fn thaw_works_after_a_freeze_that_took_too_long() {
     let (_fake, mut agent) = play(vec![
         Step::Expect("guest-sync-delimited"),
         synced(FIRST_SYNC),
+        Step::Expect("guest-ping"),
+        Step::Return(json!({})),
         Step::Expect("guest-fsfreeze-freeze"),
         Step::Expect("guest-sync-delimited"),
         Step::Send(b"{\"return\": 99}\n".to_vec()),
@@ -84,6 +86,8 @@ fn thaw_works_after_a_freeze_that_took_too_long() {
         Step::Expect("guest-fsfreeze-thaw"),
         Step::Return(json!(2)),
     ]);
+    // So that the short time is for the freeze alone.
+    agent.execute(&GuestPing, LONG).unwrap();
     let error = agent.execute(&GuestFsfreezeFreeze, SHORT).unwrap_err();
     assert!(matches!(error, QmpError::Deadline { doing, .. } if doing == "guest-fsfreeze-freeze"));
     assert_eq!(agent.execute(&GuestFsfreezeThaw, LONG).unwrap(), 2);

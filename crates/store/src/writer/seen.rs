@@ -22,11 +22,33 @@ type Shard = HashMap<BlockHash, SlotPlace, BuildHasherDefault<Prefix>>;
 pub(super) struct Seen {
     shards: Vec<Mutex<Shard>>,
     len: AtomicUsize,
+    /// How often blocks were forgotten.
+    forgotten: AtomicUsize,
+}
+
+/// What became of a block that is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It has the place that was asked for.
+    Made,
+    /// It has another place.
+    At(SlotPlace),
+    /// Blocks were forgotten since it was looked for: it can be in the index by now.
+    LookAgain,
 }
 
 impl Seen {
     pub(super) fn new() -> Seen {
-        Seen { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), len: AtomicUsize::new(0) }
+        Seen {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            len: AtomicUsize::new(0),
+            forgotten: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns what [`Seen::claim`] is to be told by one who looks for blocks from now on.
+    pub(super) fn forgotten(&self) -> usize {
+        self.forgotten.load(Ordering::SeqCst)
     }
 
     /// Returns about how many blocks there are.
@@ -38,20 +60,23 @@ impl Seen {
         self.shard(hash).get(hash).copied()
     }
 
-    /// Notes the place of a block, unless it has one: then that is returned.
-    pub(super) fn insert(&self, hash: BlockHash, place: SlotPlace) -> Option<SlotPlace> {
+    /// Notes the place of a block, unless it has one, or had one that was forgotten since [`Seen::forgotten`] gave `looked`.
+    pub(super) fn claim(&self, hash: BlockHash, place: SlotPlace, looked: usize) -> Claim {
         match self.shard(&hash).entry(hash) {
-            Entry::Occupied(found) => Some(*found.get()),
+            Entry::Occupied(found) => Claim::At(*found.get()),
+            Entry::Vacant(_) if self.forgotten() != looked => Claim::LookAgain,
             Entry::Vacant(vacant) => {
                 vacant.insert(place);
                 self.len.fetch_add(1, Ordering::Relaxed);
-                None
+                Claim::Made
             }
         }
     }
 
-    /// Forgets the blocks of groups for which `forget` holds, by number.
+    /// Forgets the blocks of groups for which `forget` holds, by number; the index knows them by now.
     pub(super) fn forget(&self, forget: &[bool]) {
+        // Before the first is gone: who finds no block under a shard's lock finds this.
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let before = shard.len();
@@ -95,10 +120,13 @@ mod tests {
         let seen = Seen::new();
         let hash = |n: u32| BlockHash::of(&n.to_le_bytes());
         for n in 0..1000 {
-            assert_eq!(seen.insert(hash(n), (n % 2, 7)), None);
+            assert_eq!(seen.claim(hash(n), (n % 2, 7), seen.forgotten()), Claim::Made);
         }
-        assert_eq!(seen.insert(hash(5), (77, 7)), Some((1, 7)));
+        let looked = seen.forgotten();
+        assert_eq!(seen.claim(hash(5), (77, 7), looked), Claim::At((1, 7)));
         seen.forget(&[false, true]);
+        assert_eq!(seen.claim(hash(5), (77, 7), looked), Claim::LookAgain);
+        assert_eq!(seen.claim(hash(4), (77, 7), looked), Claim::At((0, 7)));
         assert_eq!(seen.len(), 500);
         assert_eq!((seen.get(&hash(4)), seen.get(&hash(5))), (Some((0, 7)), None));
     }

@@ -21,7 +21,7 @@ use super::page_map::Place;
 use super::parent::{Likeness, ParentLeaf, ParentSpace};
 use super::reorder::{Placed, Reorder};
 use super::scatter::given_up_in_run;
-use super::seen::Seen;
+use super::seen::{Claim, Seen};
 use crate::hash::{BlockHash, ObjectHash};
 use crate::objects::Objects;
 use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
@@ -97,6 +97,8 @@ struct Content<'a> {
     size: BlockSize,
     data: &'a [u8],
     hash: BlockHash,
+    /// What [`Seen::claim`] is to be told.
+    looked: usize,
 }
 
 /// Where the content of a block was found.
@@ -173,10 +175,11 @@ impl Worker {
         if likeness == Likeness::Same {
             return Ok(Found::At(Place::Parent));
         }
+        let looked = self.work.seen.forgotten();
         if let Some((group, slot)) = self.work.seen.get(&hash) {
             return Ok(Found::At(Place::Group(group, slot)));
         }
-        let content = Content { size, data, hash };
+        let content = Content { size, data, hash, looked };
         if likeness != Likeness::Scattered
             && let Some(found) = self.work.objects.index().find_block(&hash)?
         {
@@ -227,7 +230,7 @@ impl Worker {
 
     /// Puts a block into the open group, unless another worker was quicker.
     fn store(&mut self, content: &Content<'_>, is_new: bool) -> Result<Place, StoreError> {
-        let Content { size, data, hash } = *content;
+        let Content { size, data, hash, mut looked } = *content;
         let group = match size {
             BlockSize::Page4K => &mut self.pages,
             BlockSize::Block64K => &mut self.blocks,
@@ -238,8 +241,19 @@ impl Worker {
         };
         // A group has at most 16 blocks.
         let slot = u8::try_from(group.hashes.len()).unwrap_or(u8::MAX);
-        if let Some((group, slot)) = self.work.seen.insert(hash, (number, slot)) {
-            return Ok(Place::Group(group, slot));
+        loop {
+            match self.work.seen.claim(hash, (number, slot), looked) {
+                Claim::Made => break,
+                Claim::At((group, slot)) => return Ok(Place::Group(group, slot)),
+                Claim::LookAgain => {
+                    looked = self.work.seen.forgotten();
+                    if let Some(found) = self.work.objects.index().find_block(&hash)?
+                        && let Some(group) = self.work.groups.own(&found.group.entry.hash)
+                    {
+                        return Ok(Place::Group(group, found.slot));
+                    }
+                }
+            }
         }
         group.data.extend_from_slice(data);
         group.hashes.push(hash);

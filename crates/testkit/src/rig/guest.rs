@@ -151,9 +151,12 @@ impl<'r> Guest<'r> {
         assert!(first.tick <= 2, "a booted guest counts from 1, and this is {first:?}");
         let found = self.ready();
         // Before its first round a disk has no counter yet that a snapshot could be judged by.
+        let deadline = Instant::now() + ANSWER;
         while !self.bases.is_empty()
             && must("see a tick", self.console.wait_tick(self.console.mark(), ANSWER)).done == 0
-        {}
+        {
+            assert!(Instant::now() < deadline, "the guest of '{}' writes no counter", self.name);
+        }
         found
     }
 
@@ -227,11 +230,16 @@ impl<'r> Guest<'r> {
     pub fn stands_still(&self) {
         let status = self.qmp("query-status", &json!({}));
         assert_eq!(status["running"], false, "{status}");
-        // What it said before has long been said: the socket is read at once.
-        std::thread::sleep(Duration::from_millis(100));
-        let since = self.console.mark();
-        std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(since, self.console.mark(), "the guest of '{}' runs", self.name);
+        // What it said before can come late on a busy host; a guest that runs is never silent for so long.
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            let since = self.console.mark();
+            std::thread::sleep(Duration::from_millis(200));
+            if since == self.console.mark() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the guest of '{}' runs", self.name);
+        }
     }
 
     /// One QMP command on the socket that `vm show` gives to users.
@@ -245,7 +253,12 @@ impl<'r> Guest<'r> {
     /// Stops the VM by its power button.
     #[track_caller]
     pub fn stop(&self) {
-        let view = self.rig.run_json(&["vm", "stop", &self.name, "--timeout", "120s"]);
+        let run = self.rig.run(&["--json", "vm", "stop", &self.name, "--timeout", "120s"]);
+        if run.status != 0 {
+            let registers = self.qmp("human-monitor-command", &json!({ "command-line": "info registers" }));
+            panic!("the guest of '{}' does not stop: {run}\nit is at {registers}", self.name);
+        }
+        let view = run.json();
         assert_eq!((view["state"].as_str(), &view["pid"]), (Some("stopped"), &Value::Null));
     }
 }

@@ -9,8 +9,8 @@ use crate::root::VmFolder;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 
-/// How long QEMU may take to end by itself once it is told to.
-const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take to end once it has said that it will: it writes its caches out, to a disk that can be slow.
+const QUIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends QEMU: asked first, so that it writes its caches out, by signal where it does not answer.
 pub(crate) fn end_process(process: &Process, folder: &VmFolder) -> Result<()> {

@@ -6,6 +6,7 @@ use vmrewind_testkit::guest::DiskKind;
 use vmrewind_testkit::rig::Action::{Churn, Stop, Verify};
 use vmrewind_testkit::rig::{GuestSpec, Rig};
 
+use crate::failures::wait_until;
 use crate::lazy::{is_held, signal_servers};
 use crate::rig;
 
@@ -54,7 +55,9 @@ fn capture_while_memory_comes(rig: &Rig, from: &str) {
     let comes = rig.run_json(&["vm", "show", "busy"])["state"] == "restoring";
     let mut command = rig.spawn(&["snapshot", "create", "busy", "asked-early", "--json"]);
     // It holds the VM while it waits.
-    while comes && command.is_running() && !is_held(rig, "busy") {}
+    if comes {
+        wait_until("it holds the VM", || !command.is_running() || is_held(rig, "busy"));
+    }
     assert!(!comes || command.is_running(), "memory that is not there was captured");
     signal_servers(rig, "busy", "-CONT");
     let run = command.wait(Duration::from_secs(120));

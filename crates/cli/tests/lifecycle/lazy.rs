@@ -10,6 +10,7 @@ use vmrewind_testkit::guest::{DiskKind, Mix};
 use vmrewind_testkit::rig::Action::{Damage, Reads, Restore, Snapshot, Start, Stop, Verify, Write};
 use vmrewind_testkit::rig::{Guest, GuestSpec, Rig, kill};
 
+use crate::failures::wait_until;
 use crate::{assert_says, rig};
 
 /// A guest with much memory to come.
@@ -94,7 +95,7 @@ fn commands_meanwhile_work_or_wait() {
     assert_says(&error, "still gets its memory");
     let mut waiting = rig.spawn(&["snapshot", "create", "busy", "two", "--json"]);
     // It waits with the VM in its hands.
-    while waiting.is_running() && !is_held(&rig, "busy") {}
+    wait_until("it holds the VM", || !waiting.is_running() || is_held(&rig, "busy"));
     assert_says(&rig.run_fails(&["vm", "start", "busy"], 6), "busy");
     signal_servers(&rig, "busy", "-CONT");
     let run = waiting.wait(Duration::from_secs(120));

@@ -21,8 +21,9 @@ use super::page_map::Place;
 use super::parent::{Likeness, ParentLeaf, ParentSpace};
 use super::reorder::{Placed, Reorder};
 use super::scatter::given_up_in_run;
-use super::seen::{Claim, Seen};
+use super::seen::{Claim, Seen, SlotPlace};
 use crate::hash::{BlockHash, ObjectHash};
+use crate::index::BlockPlace;
 use crate::objects::Objects;
 use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
 use crate::tree;
@@ -63,6 +64,29 @@ impl Work {
     /// Returns the error that the workers met, once.
     pub(super) fn take_failure(&self) -> Option<StoreError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Claims a place for a block that is to be stored, unless it has been stored meanwhile: then that place is returned.
+    fn claim(&self, content: &Content<'_>, place: SlotPlace) -> Result<Option<Place>, StoreError> {
+        let mut looked = content.looked;
+        loop {
+            match self.seen.claim(content.hash, place, looked) {
+                Claim::Made => return Ok(None),
+                Claim::At((group, slot)) => return Ok(Some(Place::Group(group, slot))),
+                Claim::LookAgain => {
+                    looked = self.seen.forgotten();
+                    let found = self.objects.index().find_block(&content.hash)?;
+                    if let Some(place) = found.and_then(|found| self.own_place(&found)) {
+                        return Ok(Some(place));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the place of a block of the index that this image stored.
+    fn own_place(&self, found: &BlockPlace) -> Option<Place> {
+        self.groups.own(&found.group.entry.hash).map(|group| Place::Group(group, found.slot))
     }
 
     /// Returns the parent's space for a space of the image.
@@ -183,10 +207,9 @@ impl Worker {
         if likeness != Likeness::Scattered
             && let Some(found) = self.work.objects.index().find_block(&hash)?
         {
-            let hash = found.group.entry.hash;
-            return Ok(match self.work.groups.own(&hash) {
-                Some(group) => Found::At(Place::Group(group, found.slot)),
-                None => Found::Elsewhere(hash, found.slot, content),
+            return Ok(match self.work.own_place(&found) {
+                Some(place) => Found::At(place),
+                None => Found::Elsewhere(found.group.entry.hash, found.slot, content),
             });
         }
         Ok(Found::Nowhere(content, likeness == Likeness::Different))
@@ -230,7 +253,7 @@ impl Worker {
 
     /// Puts a block into the open group, unless another worker was quicker.
     fn store(&mut self, content: &Content<'_>, is_new: bool) -> Result<Place, StoreError> {
-        let Content { size, data, hash, mut looked } = *content;
+        let Content { size, data, hash, .. } = *content;
         let group = match size {
             BlockSize::Page4K => &mut self.pages,
             BlockSize::Block64K => &mut self.blocks,
@@ -241,19 +264,8 @@ impl Worker {
         };
         // A group has at most 16 blocks.
         let slot = u8::try_from(group.hashes.len()).unwrap_or(u8::MAX);
-        loop {
-            match self.work.seen.claim(hash, (number, slot), looked) {
-                Claim::Made => break,
-                Claim::At((group, slot)) => return Ok(Place::Group(group, slot)),
-                Claim::LookAgain => {
-                    looked = self.work.seen.forgotten();
-                    if let Some(found) = self.work.objects.index().find_block(&hash)?
-                        && let Some(group) = self.work.groups.own(&found.group.entry.hash)
-                    {
-                        return Ok(Place::Group(group, found.slot));
-                    }
-                }
-            }
+        if let Some(place) = self.work.claim(content, (number, slot))? {
+            return Ok(place);
         }
         group.data.extend_from_slice(data);
         group.hashes.push(hash);

@@ -230,16 +230,18 @@ impl<'r> Guest<'r> {
     pub fn stands_still(&self) {
         let status = self.qmp("query-status", &json!({}));
         assert_eq!(status["running"], false, "{status}");
-        // What it said before can come late on a busy host; a guest that runs is never silent for so long.
-        let deadline = Instant::now() + ANSWER;
-        loop {
+        let is_silent = || {
             let since = self.console.mark();
             std::thread::sleep(Duration::from_millis(200));
-            if since == self.console.mark() {
-                return;
-            }
+            since == self.console.mark()
+        };
+        // What it said before can come late on a busy host.
+        let deadline = Instant::now() + ANSWER;
+        while !is_silent() {
             assert!(Instant::now() < deadline, "the guest of '{}' runs", self.name);
         }
+        assert!(is_silent(), "the guest of '{}' runs", self.name);
+        assert_eq!(self.qmp("query-status", &json!({})), status, "it was let go");
     }
 
     /// One QMP command on the socket that `vm show` gives to users.

@@ -20,11 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes a QEMU that has just started ready to be recovered whatever becomes of it.
 pub(crate) fn arrange(run: &Path) -> Result<()> {
-    open(run)?.negotiate(PATIENCE).map_err(qmp_error)
+    open(run, PATIENCE)?.negotiate(PATIENCE).map_err(qmp_error)
 }
 
-fn open(run: &Path) -> Result<OutOfBandClient> {
-    OutOfBandClient::open(&run.join(RECOVERY_PIPES)).map_err(qmp_error)
+fn open(run: &Path, patience: Duration) -> Result<OutOfBandClient> {
+    OutOfBandClient::open(&run.join(RECOVERY_PIPES), patience).map_err(qmp_error)
 }
 
 /// What QEMU said when it was to listen for another source.
@@ -38,7 +38,7 @@ pub(super) enum Answer {
 /// Has a QEMU that lost the source of its memory listen for another one on `socket`.
 pub(super) fn recover(run: &Path, socket: &Path) -> Result<Answer> {
     let command = MigrateRecover { uri: format!("unix:{}", socket.display()) };
-    match open(run)?.execute(&command, PATIENCE) {
+    match open(run, PATIENCE)?.execute(&command, PATIENCE) {
         Ok(_) => Ok(Answer::Listens),
         // The words of QEMU 7.2; later ones listen anew.
         Err(QmpError::Refused { source, .. }) if source.desc.contains("triggered already") => {
@@ -52,7 +52,7 @@ pub(super) fn recover(run: &Path, socket: &Path) -> Result<Answer> {
 /// Reads the events that no page server has read: QEMU keeps them for ever.
 pub(super) fn forget_events(folder: &VmFolder) {
     if let Some(run) = run_folder::existing(folder)
-        && let Ok(mut client) = open(&run)
+        && let Ok(mut client) = open(&run, Duration::ZERO)
     {
         // Only QEMU's memory is at stake, and the next command tries again.
         let _ = client.drain();

@@ -305,7 +305,7 @@ fn pipes_serve_one_client_after_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipes");
     make_pipes(&path).unwrap();
-    assert!(matches!(OutOfBandClient::open(&path), Err(QmpError::Connect { .. })), "nobody is there");
+    assert!(matches!(OutOfBandClient::open(&path, LONG), Err(QmpError::Connect { .. })), "nobody is there");
     make_pipes(&path).unwrap();
     let chardev = format!("pipe,id=pipes,path={}", path.display());
     let (mut qemu, client) =
@@ -315,7 +315,7 @@ fn pipes_serve_one_client_after_another() {
         let error = result.unwrap_err();
         assert!(error.refusal().is_some_and(|refusal| refusal.desc.contains("paused")), "{error:?}");
     };
-    let mut first = OutOfBandClient::open(&path).unwrap();
+    let mut first = OutOfBandClient::open(&path, LONG).unwrap();
     first.negotiate(LONG).unwrap();
     refused(first.execute(&recover, LONG));
     drop(first);
@@ -333,7 +333,7 @@ fn pipes_serve_one_client_after_another() {
         client.execute(&Cont, LONG).unwrap();
         client.execute(&Stop, LONG).unwrap();
     }
-    let mut second = OutOfBandClient::open(&path).unwrap();
+    let mut second = OutOfBandClient::open(&path, LONG).unwrap();
     refused(second.execute(&recover, LONG));
     second.drain().unwrap();
     refused(second.execute(&recover, LONG));
@@ -342,5 +342,5 @@ fn pipes_serve_one_client_after_another() {
     qemu.child.wait().unwrap();
     let error = second.execute(&recover, LONG).unwrap_err();
     assert!(error.is_gone(), "{error:?}");
-    assert!(matches!(OutOfBandClient::open(&path), Err(QmpError::Connect { .. })));
+    assert!(matches!(OutOfBandClient::open(&path, LONG), Err(QmpError::Connect { .. })));
 }

@@ -9,8 +9,8 @@
 //!  PATH.in   --commands--> QEMU     one write of at most PIPE_BUF bytes each: whole or not at all
 //!  PATH.out  <--answers--- QEMU     with events, and with what was left unread for others: looked past
 //! ```
-//! One client at a time may wait for an answer; the caller sees to that. An answer to a client that gave up stays in the
-//! pipe. The next one looks past it, since no two requests of a process have the same id.
+//! One client at a time has the pipes, or it would read another's answer: it holds a lock on the first, which goes with it. An
+//! answer to a client that gave up stays in the pipe. The next one looks past it, since no two requests of a process have the same id.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::connection::{self, Deadline};
@@ -34,6 +35,9 @@ use crate::qmp::session::encode_line;
 
 /// What one write to a pipe may have so that it is not split (`pipe(7)`).
 const PIPE_BUF: usize = 4096;
+
+/// The pauses between two looks whether the client before has gone.
+const TURN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The requests of all clients of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
@@ -62,16 +66,29 @@ pub struct OutOfBandClient {
 }
 
 impl OutOfBandClient {
-    /// Opens the pipes.
+    /// Opens the pipes, and waits for at most `timeout` until no other client, of this process or another, has them.
     ///
     /// # Errors
-    /// [`QmpError::Connect`] where there are none, or no QEMU has them open.
-    pub fn open(path: &Path) -> Result<Self, QmpError> {
+    /// [`QmpError::Connect`] where there are none, or no QEMU has them open; [`QmpError::Deadline`].
+    pub fn open(path: &Path, timeout: Duration) -> Result<Self, QmpError> {
+        let deadline = Deadline::after(timeout);
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let open = |options: &mut OpenOptions, pipe: &Path| options.custom_flags(flags).open(pipe);
         let cannot = |source| QmpError::Connect { socket: path.to_owned(), source: Arc::new(source) };
         // Fails where nobody has it open for reading.
         let commands = open(OpenOptions::new().write(true), &commands_of(path)).map_err(cannot)?;
+        loop {
+            match flock(&commands, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if deadline.left().is_some() => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(QmpError::Deadline { doing: "the client before".to_owned(), timeout });
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(cannot(error.into())),
+            }
+            std::thread::sleep(TURN_PAUSE);
+        }
         let answers = open(OpenOptions::new().read(true), &answers_of(path)).map_err(cannot)?;
         let lines = LineBuffer::new(MAX_LINE_BYTES);
         Ok(Self { commands, answers, lines })
@@ -184,7 +201,7 @@ impl Exchange<'_> {
         let left = self.deadline.left().ok_or_else(late)?;
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut [PollFd::new(pipe, events)], left.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(self.failed("wait for", error.into())),
         }
     }
@@ -223,6 +240,27 @@ mod tests {
 
     use super::*;
 
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// Guards a command against a page server that asks at the same moment, and would read its answer.
+    #[test]
+    fn a_client_waits_for_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("oob");
+        make_pipes(&path).unwrap();
+        let _qemu = OpenOptions::new().read(true).write(true).open(commands_of(&path)).unwrap();
+        let first = OutOfBandClient::open(&path, SOON).unwrap();
+        let error = OutOfBandClient::open(&path, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, QmpError::Deadline { .. }), "{error:?}");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| OutOfBandClient::open(&path, SOON).map(drop));
+            thread::sleep(Duration::from_millis(20));
+            assert!(!second.is_finished(), "it did not wait");
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
+
     /// Guards a call from the answer to one that gave up before, on another client of the same process.
     #[test]
     fn a_late_answer_is_not_taken_for_the_next() {
@@ -240,7 +278,7 @@ mod tests {
             writeln!(answers, "{}", json!({ "return": text, "id": request["id"] })).unwrap();
         };
         let ask = |timeout_ms| {
-            let mut client = OutOfBandClient::open(&path).unwrap();
+            let mut client = OutOfBandClient::open(&path, SOON).unwrap();
             client.request("exec-oob", "test", &json!({}), Deadline::after(Duration::from_millis(timeout_ms)))
         };
 

@@ -146,67 +146,92 @@ fn flat_speed(reads: &Reads) -> f64 {
     megabytes(reads.data_bytes) / reads.flat_seconds
 }
 
+/// What is judged, one line for each goal, in the order of the tables.
+#[derive(Default)]
+struct Verdicts(Vec<String>);
+
+impl Verdicts {
+    fn judge(&mut self, what: &str, met: bool) {
+        self.0.push(format!("{what}: {}", if met { "met" } else { "MISSED" }));
+    }
+}
+
 fn verdicts(series: &Series) -> Vec<String> {
-    let mut verdicts = Vec::new();
-    let mut judge = |what: String, met: bool| {
-        verdicts.push(format!("{what}: {}", if met { "met" } else { "MISSED" }));
-    };
+    let mut verdicts = Verdicts::default();
+    judge_ingest(series, &mut verdicts);
+    series.reads.iter().for_each(|reads| judge_reads(reads, &mut verdicts));
+    [Contestant::Restic, Contestant::Borg]
+        .into_iter()
+        .for_each(|other| judge_other(series, other, &mut verdicts));
+    series.worn.iter().for_each(|worn| judge_worn(worn, &mut verdicts));
+    judge_memory(series, &mut verdicts);
+    verdicts.0
+}
+
+fn judge_ingest(series: &Series, verdicts: &mut Verdicts) {
     let ours = series.speeds(Contestant::Store);
     for (what, speed) in [("the first generation", ours.first), ("all generations", ours.all)] {
         let Some(speed) = speed else { continue };
         let goal = if speed >= INGEST_GOAL { "goal reached" } else { "goal not reached" };
-        judge(
-            format!("ingest of {what} at least {INGEST_AT_LEAST} MB/s ({speed:.0}; 1 GB/s: {goal})"),
+        verdicts.judge(
+            &format!("ingest of {what} at least {INGEST_AT_LEAST} MB/s ({speed:.0}; 1 GB/s: {goal})"),
             speed >= INGEST_AT_LEAST,
         );
     }
-    for reads in &series.reads {
-        let (bulk, flat) = (bulk_speed(reads), flat_speed(reads));
-        let number = reads.generation;
-        judge(
-            format!(
-                "bulk read of generation {number} at least 1 GB/s ({bulk:.0} MB/s, {:.0} % of the flat file; goal {:.0} %)",
-                bulk / flat * 100.0,
-                BULK_GOAL_OF_FLAT * 100.0
-            ),
-            bulk >= BULK_AT_LEAST,
-        );
-        let (cold, cached) = (reads.cold_us.median, reads.cached_us.median);
-        judge(
-            format!("page of generation {number}, cold group, under {COLD_AT_MOST_US} us ({cold:.1})"),
-            cold < COLD_AT_MOST_US,
-        );
-        judge(
-            format!("page of generation {number}, cached, under {CACHED_AT_MOST_US} us ({cached:.1})"),
-            cached < CACHED_AT_MOST_US,
-        );
+}
+
+fn judge_reads(reads: &Reads, verdicts: &mut Verdicts) {
+    let (bulk, flat) = (bulk_speed(reads), flat_speed(reads));
+    let number = reads.generation;
+    verdicts.judge(
+        &format!(
+            "bulk read of generation {number} at least 1 GB/s ({bulk:.0} MB/s, {:.0} % of the flat file; goal {:.0} %)",
+            bulk / flat * 100.0,
+            BULK_GOAL_OF_FLAT * 100.0
+        ),
+        bulk >= BULK_AT_LEAST,
+    );
+    let (cold, cached) = (reads.cold_us.median, reads.cached_us.median);
+    verdicts.judge(
+        &format!("page of generation {number}, cold group, under {COLD_AT_MOST_US} us ({cold:.1})"),
+        cold < COLD_AT_MOST_US,
+    );
+    verdicts.judge(
+        &format!("page of generation {number}, cached, under {CACHED_AT_MOST_US} us ({cached:.1})"),
+        cached < CACHED_AT_MOST_US,
+    );
+}
+
+fn judge_other(series: &Series, other: Contestant, verdicts: &mut Verdicts) {
+    if let ((_, Some(ours)), (_, Some(theirs))) = (series.kept(Contestant::Store), series.kept(other)) {
+        let what =
+            format!("fewer bytes than {} for all ({} of {} MiB)", other.name(), ours >> 20, theirs >> 20);
+        verdicts.judge(&what, ours < theirs);
     }
-    for other in [Contestant::Restic, Contestant::Borg] {
-        if let ((_, Some(ours)), (_, Some(theirs))) = (series.kept(Contestant::Store), series.kept(other)) {
-            let what =
-                format!("fewer bytes than {} for all ({} of {} MiB)", other.name(), ours >> 20, theirs >> 20);
-            judge(what, ours < theirs);
-        }
-        if let (Some(ours), Some(theirs)) = (ours.all, series.speeds(other).all) {
-            let times = ours / theirs;
-            let what = format!("{TIMES_QUICKER} times the ingest speed of {} ({times:.1})", other.name());
-            judge(what, times >= TIMES_QUICKER);
-        }
+    if let (Some(ours), Some(theirs)) = (series.speeds(Contestant::Store).all, series.speeds(other).all) {
+        let times = ours / theirs;
+        let what = format!("{TIMES_QUICKER} times the ingest speed of {} ({times:.1})", other.name());
+        verdicts.judge(&what, times >= TIMES_QUICKER);
     }
-    if let Some(Worn { generations, data_bytes, worn_seconds, fresh_seconds }) = &series.worn {
-        let part = fresh_seconds / worn_seconds;
-        let speed = |seconds: &f64| megabytes(*data_bytes) / seconds;
-        judge(
-            format!(
-                "bulk read after {generations} generations at least {:.0} % of a fresh image's ({:.0} of {:.0} MB/s, {:.0} %)",
-                WORN_AT_LEAST_OF_FRESH * 100.0,
-                speed(worn_seconds),
-                speed(fresh_seconds),
-                part * 100.0
-            ),
-            part >= WORN_AT_LEAST_OF_FRESH,
-        );
-    }
+}
+
+fn judge_worn(worn: &Worn, verdicts: &mut Verdicts) {
+    let part = worn.fresh_seconds / worn.worn_seconds;
+    let speed = |seconds: f64| megabytes(worn.data_bytes) / seconds;
+    verdicts.judge(
+        &format!(
+            "bulk read after {} generations at least {:.0} % of a fresh image's ({:.0} of {:.0} MB/s, {:.0} %)",
+            worn.generations,
+            WORN_AT_LEAST_OF_FRESH * 100.0,
+            speed(worn.worn_seconds),
+            speed(worn.fresh_seconds),
+            part * 100.0
+        ),
+        part >= WORN_AT_LEAST_OF_FRESH,
+    );
+}
+
+fn judge_memory(series: &Series, verdicts: &mut Verdicts) {
     let bound = PEAK_BASE_BYTES + (u64::from(series.memory_mib) << 20) / PEAK_PART;
     let peak = series.generations.iter().map(|generation| generation.peak_bytes).max().unwrap_or(0);
     let what = format!(
@@ -214,8 +239,7 @@ fn verdicts(series: &Series) -> Vec<String> {
         peak >> 20,
         bound >> 20
     );
-    judge(what, peak <= bound);
-    verdicts
+    verdicts.judge(&what, peak <= bound);
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! The command line: global options, nouns and verbs. Each verb's own arguments stand in its file in `commands/`.
+//! The command line as a whole: global options, then a command of `commands/`.
+//!
+//! Nothing below `main` knows this file: what every command needs of it stands in `global`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 
-use crate::commands::{check, completions, doctor, gc, guard, man, snapshot, usage, vm};
+use crate::commands::Command;
+use crate::global::GlobalOptions;
 
 /// Restore points for QEMU virtual machines.
 ///
@@ -37,52 +39,6 @@ pub(crate) struct Arguments {
     /// What is to be done.
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Options that every command takes, at any place.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct GlobalOptions {
-    /// Folder of all VMs and snapshots (or set VMREWIND_ROOT) [default: /var/lib/vmrewind for root, else
-    /// ~/.local/share/vmrewind]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
-    /// Print one JSON document on standard output
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Say on standard error what is done; twice for more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-    /// Answer yes to every question
-    #[arg(short, long, global = true)]
-    pub(crate) yes: bool,
-}
-
-/// The nouns, and the commands that have none.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Create, start, stop and look at VMs
-    #[command(subcommand, arg_required_else_help = true)]
-    Vm(vm::VmCommand),
-    /// Create, restore and look at snapshots
-    #[command(subcommand, visible_alias = "snap", arg_required_else_help = true)]
-    Snapshot(snapshot::SnapshotCommand),
-    /// Run a command on the host; bring the VM back if it fails
-    Guard(guard::GuardArguments),
-    /// Free what no snapshot needs any more
-    Gc(gc::GcArguments),
-    /// Look for damage in the store, and tell which snapshots it touches
-    Check(check::CheckArguments),
-    /// Show what VMs and snapshots take, alone and together
-    Usage(usage::UsageArguments),
-    /// Check that this host has what vmrewind needs
-    Doctor(doctor::DoctorArguments),
-    /// Print the completion script of a shell
-    #[command(hide = true)]
-    Completions(completions::CompletionsArguments),
-    /// Write the manual pages into a folder
-    #[command(hide = true)]
-    Man(man::ManArguments),
 }
 
 impl Arguments {

@@ -1,16 +1,27 @@
-//! Asks before something is destroyed.
+//! What would be destroyed: shown, asked about, and reported.
 //!
 //! `-y` answers yes. Without a terminal there is nobody to ask: then the command is refused, and nothing is done.
 
 use std::io::{self, IsTerminal, Read, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
 use vmrewind_engine::{Error, Result};
 
 use crate::session::Session;
 
 /// How often a waiting question looks whether the user wants to stop.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// The JSON of a deletion: its plan, and whether it was carried out.
+#[derive(Serialize)]
+pub(crate) struct Deletion<'a, P> {
+    /// Whether nothing was done.
+    pub(crate) dry_run: bool,
+    /// What goes, or went.
+    #[serde(flatten)]
+    pub(crate) plan: &'a P,
+}
 
 /// Shows `plan` and asks `question`; returns only when the answer is yes.
 ///

@@ -12,6 +12,7 @@ mod arguments;
 mod command_error;
 mod commands;
 mod confirm;
+mod global;
 mod host;
 mod output;
 mod progress;
@@ -45,8 +46,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let printer = ErrorPrinter { json: arguments.global.json };
-    let done =
-        Session::start(arguments.global).and_then(|session| commands::run(&session, arguments.command));
+    let done = Session::start(arguments.global)
+        .and_then(|session| commands::run(&session, arguments.command, Arguments::definition));
     match done {
         Ok(status) => status,
         Err(error) => {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use vmrewind_engine::{Cancel, Engine, Error, Host, Result};
 
-use crate::arguments::GlobalOptions;
 use crate::command_error::CommandError;
+use crate::global::GlobalOptions;
 use crate::output::Output;
 use crate::{host, progress, signals};
 

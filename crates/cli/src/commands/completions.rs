@@ -5,7 +5,6 @@ use std::io::Write;
 use clap::Args;
 use clap_complete::Shell;
 
-use crate::arguments::Arguments;
 use crate::command_error::CommandError;
 
 /// Arguments of `completions`.
@@ -20,8 +19,11 @@ pub(crate) struct CompletionsArguments {
 ///
 /// # Errors
 /// Where standard output takes no more.
-pub(crate) fn run(arguments: &CompletionsArguments) -> Result<(), CommandError> {
+pub(crate) fn run(
+    arguments: &CompletionsArguments,
+    mut definition: clap::Command,
+) -> Result<(), CommandError> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::definition(), "vmrewind", &mut script);
+    clap_complete::generate(arguments.shell, &mut definition, "vmrewind", &mut script);
     Ok(std::io::stdout().lock().write_all(&script)?)
 }

@@ -6,7 +6,6 @@ use clap::Args;
 use serde::Serialize;
 use vmrewind_engine::Error;
 
-use crate::arguments::Arguments;
 use crate::command_error::CommandError;
 use crate::output::human::count;
 use crate::session::{Session, shown};
@@ -29,8 +28,12 @@ struct Written {
 ///
 /// # Errors
 /// `Failed` where the folder can't be written.
-pub(crate) fn run(session: &Session, arguments: &ManArguments) -> Result<(), CommandError> {
-    let pages = write(&arguments.folder).map_err(|error| {
+pub(crate) fn run(
+    session: &Session,
+    arguments: &ManArguments,
+    definition: clap::Command,
+) -> Result<(), CommandError> {
+    let pages = write(&arguments.folder, definition).map_err(|error| {
         Error::failed(format!("cannot write manual pages to '{}'", arguments.folder.display())).because(error)
     })?;
     let written = Written { folder: shown(&arguments.folder), pages };
@@ -40,9 +43,9 @@ pub(crate) fn run(session: &Session, arguments: &ManArguments) -> Result<(), Com
     Ok(())
 }
 
-fn write(folder: &std::path::Path) -> std::io::Result<Vec<String>> {
+fn write(folder: &std::path::Path, definition: clap::Command) -> std::io::Result<Vec<String>> {
     std::fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(Arguments::definition(), folder)?;
+    clap_mangen::generate_to(definition, folder)?;
     let mut pages: Vec<String> = std::fs::read_dir(folder)?
         .filter_map(Result::ok)
         .map(|entry| entry.file_name().to_string_lossy().into_owned())

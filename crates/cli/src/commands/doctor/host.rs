@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-use super::{Check, Status};
+use super::report::{Check, Status};
 use crate::session::Session;
 
 /// Where Debian, Ubuntu, Fedora and Arch keep UEFI firmware.

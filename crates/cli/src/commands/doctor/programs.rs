@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{Check, Status};
+use super::report::{Check, Status};
 
 /// The oldest QEMU that is supported.
 const OLDEST: (u32, u32) = (7, 2);

@@ -20,7 +20,6 @@ use rustix::process::{
 };
 use vmrewind_engine::Cancel;
 
-use super::report::Why;
 use super::terminal::Terminal;
 use crate::signals;
 
@@ -57,16 +56,6 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Why that is a failure, if it is one.
-    pub(super) fn failure(self) -> Option<Why> {
-        match self {
-            Self::Status(0) => None,
-            Self::Status(_) | Self::Signal(_) => Some(Why::CommandFailed),
-            Self::TimedOut => Some(Why::TimedOut),
-            Self::Interrupted => Some(Why::Interrupted),
-        }
-    }
-
     /// The exit status that tells it, as shells and `timeout` do.
     pub(super) fn exit_status(self) -> u8 {
         match self {
@@ -88,7 +77,7 @@ impl Job<'_> {
         let mut running = Running { child: self.start()?, terminal };
         let end = running.group().and_then(|group| self.wait(&running, group));
         let end = end.unwrap_or_else(|_| running.end_without_watching());
-        if end.failure().is_some() {
+        if end != End::Status(0) {
             running.signal(Signal::KILL);
         }
         // It has ended: this takes its status from the kernel, which fails only where that was taken already.

@@ -178,7 +178,7 @@ impl Guard<'_> {
         let why = match self.run(&self.arguments.command, None) {
             Err(error) => return self.not_run(done, &error),
             Ok(ran) => {
-                let failed = ran.end.failure();
+                let failed = Why::of(ran.end);
                 done.command.ran(&ran);
                 match failed {
                     Some(why) => Some((why, ran.end)),
@@ -208,7 +208,7 @@ impl Guard<'_> {
             Err(_) => Ran { end: End::Status(127), took: Duration::ZERO },
         };
         done.checked(check, &ran);
-        Ok(ran.end.failure().map(|why| (why.of_check(), ran.end)))
+        Ok(Why::of(ran.end).map(|why| (why.of_check(), ran.end)))
     }
 
     fn run(&self, words: &[OsString], status: Option<OsString>) -> std::io::Result<Ran> {

@@ -38,6 +38,16 @@ pub(super) enum Why {
 }
 
 impl Why {
+    /// Why a command that ended so failed, if it did.
+    pub(super) fn of(end: End) -> Option<Self> {
+        match end {
+            End::Status(0) => None,
+            End::Status(_) | End::Signal(_) => Some(Self::CommandFailed),
+            End::TimedOut => Some(Self::TimedOut),
+            End::Interrupted => Some(Self::Interrupted),
+        }
+    }
+
     /// The same, of a check.
     pub(super) fn of_check(self) -> Self {
         if self == Self::CommandFailed { Self::CheckFailed } else { self }

@@ -9,7 +9,7 @@ use clap::builder::TypedValueParser;
 use vmrewind_engine::{Address, Error, Grade, SnapshotCreate};
 
 use crate::command_error::CommandError;
-use crate::commands::snapshot::summary;
+use crate::commands::snapshot::show::summary;
 use crate::output::human::duration_ms;
 use crate::quantity::parse_duration;
 use crate::session::Session;

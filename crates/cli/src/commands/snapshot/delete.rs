@@ -4,8 +4,7 @@ use clap::Args;
 use vmrewind_engine::{Address, DeletePlan, Error};
 
 use crate::command_error::CommandError;
-use crate::commands::Deletion;
-use crate::confirm::confirm;
+use crate::confirm::{Deletion, confirm};
 use crate::output::human::{count, size};
 use crate::session::Session;
 

@@ -9,10 +9,8 @@ pub(crate) mod show;
 pub(crate) mod verify;
 
 use clap::Subcommand;
-use vmrewind_engine::SnapshotView;
 
 use crate::command_error::CommandError;
-use crate::output::human::{duration_ms, size};
 use crate::session::Session;
 
 /// The verbs of `snapshot`.
@@ -50,17 +48,4 @@ pub(crate) fn run(session: &Session, command: SnapshotCommand) -> Result<(), Com
         SnapshotCommand::Rename(arguments) => rename::run(session, &arguments),
         SnapshotCommand::Verify(arguments) => verify::run(session, &arguments),
     }
-}
-
-/// What a snapshot holds, in a few words: `live, precopy, guest paused 6.2 ms, 312 MiB of memory stored`.
-fn summary(view: &SnapshotView) -> String {
-    let mut words = vec![view.grade.as_str().to_owned()];
-    if let Some(memory) = &view.memory {
-        words.push(view.method.as_str().to_owned());
-        words.push(format!("guest paused {}", duration_ms(view.pause_ms)));
-        words.push(format!("{} of memory stored", size(memory.stored_bytes)));
-    } else if view.pause_ms > 0.0 {
-        words.push(format!("guest paused {}", duration_ms(view.pause_ms)));
-    }
-    words.join(", ")
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use vmrewind_engine::Address;
 
 use crate::command_error::CommandError;
-use crate::commands::snapshot::summary;
+use crate::commands::snapshot::show::summary;
 use crate::session::Session;
 
 /// Arguments of `snapshot verify`.

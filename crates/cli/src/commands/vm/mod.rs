@@ -11,7 +11,6 @@ pub(crate) mod start;
 pub(crate) mod stop;
 
 use clap::Subcommand;
-use vmrewind_engine::VmView;
 
 use crate::command_error::CommandError;
 use crate::session::Session;
@@ -57,16 +56,4 @@ pub(crate) fn run(session: &Session, command: VmCommand) -> Result<(), CommandEr
         VmCommand::Link(arguments) => link::run(session, &arguments),
         VmCommand::Console(arguments) => console::run(session, &arguments),
     }
-}
-
-/// `web: running (pid 1234), port 2222 at host port 2222`.
-fn state_line(view: &VmView) -> String {
-    let mut line = format!("{}: {}", view.name, view.state);
-    if let Some(pid) = view.pid {
-        line += &format!(" (pid {pid})");
-    }
-    for (wanted, given) in view.ports.iter().filter(|(wanted, given)| wanted != given) {
-        line += &format!(", port {given} in place of {wanted}");
-    }
-    line
 }

@@ -109,3 +109,15 @@ fn disk_lines(disk: &DiskState) -> String {
         format!("{}, {}, active layer {}", disk.name, size(disk.virtual_bytes), size(disk.active_bytes));
     [head].into_iter().chain(disk.chain.iter().map(|file| format!("  {file}"))).collect::<Vec<_>>().join("\n")
 }
+
+/// `web: running (pid 1234), port 2222 at host port 2222`.
+pub(crate) fn state_line(view: &VmView) -> String {
+    let mut line = format!("{}: {}", view.name, view.state);
+    if let Some(pid) = view.pid {
+        line += &format!(" (pid {pid})");
+    }
+    for (wanted, given) in view.ports.iter().filter(|(wanted, given)| wanted != given) {
+        line += &format!(", port {given} in place of {wanted}");
+    }
+    line
+}

@@ -4,7 +4,7 @@ use clap::Args;
 use vmrewind_engine::VmStart;
 
 use crate::command_error::CommandError;
-use crate::commands::vm::state_line;
+use crate::commands::vm::show::state_line;
 use crate::session::Session;
 
 /// Arguments of `vm start`.

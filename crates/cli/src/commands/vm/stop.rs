@@ -6,7 +6,7 @@ use clap::Args;
 use vmrewind_engine::VmStop;
 
 use crate::command_error::CommandError;
-use crate::commands::vm::state_line;
+use crate::commands::vm::show::state_line;
 use crate::quantity::parse_duration;
 use crate::session::Session;
 

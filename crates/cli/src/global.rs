@@ -1,0 +1,24 @@
+//! Options that every command takes.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+/// Options that every command takes, at any place.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalOptions {
+    /// Folder of all VMs and snapshots (or set VMREWIND_ROOT) [default: /var/lib/vmrewind for root, else
+    /// ~/.local/share/vmrewind]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say on standard error what is done; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Answer yes to every question
+    #[arg(short, long, global = true)]
+    pub(crate) yes: bool,
+}

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod headers;
+mod knots;
 mod lengths;
 mod links;
 mod lock;
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Outcome {
     let mut findings = arrows::check(&arrows::edges(&metadata()?));
     let rules = [
         headers::check,
+        knots::check,
         lengths::check,
         links::check,
         lock::check,
@@ -32,6 +34,7 @@ pub(crate) fn run() -> Outcome {
         words::check,
     ];
     findings.extend(rules.iter().flat_map(|rule| rule(&tree)));
+    knots::report(&tree).iter().for_each(|line| println!("{line}"));
     for finding in &findings {
         eprintln!("{finding}");
     }

@@ -1,4 +1,24 @@
-//! Sizes of the blocks that spaces are cut into, and what follows from them.
+//! The blocks that spaces are cut into: their sizes, and what follows from them.
+
+/// Size of a page in bytes.
+pub const PAGE_SIZE: usize = 4096;
+
+/// [`PAGE_SIZE`] as a file offset or length.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+/// Content of one page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// A space of one image: its place in the order of creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpaceIndex(pub(crate) u32);
+
+impl SpaceIndex {
+    /// Returns the position in [`ImageReader::spaces`](crate::ImageReader::spaces).
+    pub fn position(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Size of a space's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

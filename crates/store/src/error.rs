@@ -6,8 +6,10 @@
 use std::fmt;
 use std::io;
 
+use crate::entry::ObjectKind;
+use crate::hash::{ObjectHash, PackId};
+use crate::id::ImageId;
 use crate::storage::Storage;
-use crate::{ImageId, ObjectHash, ObjectKind, PackId};
 
 /// Failure of an operation on a store.
 #[derive(Debug, thiserror::Error)]
@@ -101,18 +103,6 @@ pub enum StoreError {
     Busy {
         /// What they do.
         what: &'static str,
-    },
-    /// The text is not an image id.
-    #[error("{text:?} is not an image id: 1 to 64 lower-case hexadecimal digits are expected")]
-    BadId {
-        /// Text that was given.
-        text: String,
-    },
-    /// The text is not a hash.
-    #[error("{text:?} is not a hash: 64 lower-case hexadecimal digits are expected")]
-    BadHash {
-        /// Text that was given.
-        text: String,
     },
     /// A file of the store that is not an image's is not what was written.
     #[error("{path} is damaged in its {what}: {place}")]

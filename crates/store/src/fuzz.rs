@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::block::BlockSize;
     use crate::index::Index;
-    use crate::pack::pack_name;
+    use crate::shared::pack_name;
     use crate::testing::{Folder, group_hash};
 
     /// A pack and a segment as they are written.

@@ -3,14 +3,14 @@
 //! `gc`, `check` and `usage` all ask this of all images of a store. Trees share most of their nodes, so each of them
 //! remembers what it has seen; this module only says what is directly below a node.
 
-use crate::format::Flaw;
-use crate::format::checked_node;
+use crate::entry::ObjectKind;
+use crate::error::{Part, StoreError};
 use crate::format::image::ImageFile;
 use crate::format::node::{self, Interior, Leaf};
+use crate::format::{Flaw, checked_node};
 use crate::hash::ObjectHash;
+use crate::id::ImageId;
 use crate::objects::Objects;
-use crate::pack::ObjectKind;
-use crate::{ImageId, Part, StoreError};
 
 /// A node of an image's tree; leaves have height 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,10 +6,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::StoreError;
-
 /// Length of every hash in bytes.
 pub(crate) const HASH_LEN: usize = 32;
+
+/// A text is not a hash.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a hash: 64 lower-case hexadecimal digits are expected")]
+pub struct BadHash {
+    /// Text that was given.
+    pub text: String,
+}
 
 /// The same for all three.
 macro_rules! hash_type {
@@ -54,9 +60,9 @@ macro_rules! hash_type {
         }
 
         impl FromStr for $name {
-            type Err = StoreError;
+            type Err = BadHash;
 
-            fn from_str(text: &str) -> Result<$name, StoreError> {
+            fn from_str(text: &str) -> Result<$name, BadHash> {
                 from_hex(text).map($name)
             }
         }
@@ -76,8 +82,8 @@ hash_type! {
     PackId
 }
 
-fn from_hex(text: &str) -> Result<[u8; HASH_LEN], StoreError> {
-    let refused = || StoreError::BadHash { text: text.to_owned() };
+fn from_hex(text: &str) -> Result<[u8; HASH_LEN], BadHash> {
+    let refused = || BadHash { text: text.to_owned() };
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Ok(byte - b'0'),
         b'a'..=b'f' => Ok(byte - b'a' + 10),
@@ -113,7 +119,7 @@ mod tests {
             &text.to_uppercase(),
             &text.replacen(&text[..1], "g", 1),
         ] {
-            assert!(matches!(bad.parse::<PackId>(), Err(StoreError::BadHash { .. })), "{bad:?}");
+            assert!(matches!(bad.parse::<PackId>(), Err(BadHash { .. })), "{bad:?}");
         }
     }
 

@@ -8,10 +8,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
-
 /// Longest id in bytes: the hexadecimal form of a 32-byte hash.
 pub(crate) const MAX_ID_LEN: usize = 64;
+
+/// A text is not an image id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an image id: 1 to 64 lower-case hexadecimal digits are expected")]
+pub struct BadId {
+    /// Text that was given.
+    pub text: String,
+}
 
 /// Identifies one image in a store: 1 to 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,11 +26,11 @@ pub struct ImageId(String);
 
 impl ImageId {
     /// Takes `text` as an id, or says that it is none.
-    pub fn new(text: impl Into<String>) -> Result<ImageId, StoreError> {
+    pub fn new(text: impl Into<String>) -> Result<ImageId, BadId> {
         let text = text.into();
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if text.is_empty() || text.len() > MAX_ID_LEN || !text.bytes().all(is_digit) {
-            return Err(StoreError::BadId { text });
+            return Err(BadId { text });
         }
         Ok(ImageId(text))
     }
@@ -47,17 +53,17 @@ impl fmt::Display for ImageId {
 }
 
 impl FromStr for ImageId {
-    type Err = StoreError;
+    type Err = BadId;
 
-    fn from_str(text: &str) -> Result<ImageId, StoreError> {
+    fn from_str(text: &str) -> Result<ImageId, BadId> {
         ImageId::new(text)
     }
 }
 
 impl TryFrom<String> for ImageId {
-    type Error = StoreError;
+    type Error = BadId;
 
-    fn try_from(text: String) -> Result<ImageId, StoreError> {
+    fn try_from(text: String) -> Result<ImageId, BadId> {
         ImageId::new(text)
     }
 }
@@ -79,7 +85,7 @@ mod tests {
             assert_eq!(ImageId::new(good).expect(good).as_str(), good);
         }
         for bad in ["", "..", "a/b", "A0", "g", "0 ", &"0".repeat(65), "ä", "a\0"] {
-            assert!(matches!(ImageId::new(bad), Err(StoreError::BadId { .. })), "{bad:?}");
+            assert!(matches!(ImageId::new(bad), Err(BadId { .. })), "{bad:?}");
         }
     }
 

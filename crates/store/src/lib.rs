@@ -18,6 +18,7 @@
 
 mod block;
 mod check;
+mod entry;
 mod error;
 mod format;
 mod gc;
@@ -30,6 +31,7 @@ mod ordered;
 mod pack;
 mod progress;
 mod reader;
+mod shared;
 mod storage;
 mod store;
 #[cfg(test)]
@@ -40,36 +42,16 @@ mod writer;
 
 pub mod fuzz;
 
-pub use block::BlockSize;
+pub use block::{BlockSize, PAGE_SIZE, Page, SpaceIndex};
 pub use check::{CheckOptions, CheckReport, Damage};
+pub use entry::ObjectKind;
 pub use error::{Part, StoreError};
 pub use gc::{GcOptions, GcPlan, GcReport, PackReason, PackStep, PartStep};
-pub use hash::{BlockHash, ObjectHash, PackId};
-pub use id::ImageId;
-pub use pack::ObjectKind;
+pub use hash::{BadHash, BlockHash, ObjectHash, PackId};
+pub use id::{BadId, ImageId};
 pub use progress::{OnProgress, Progress};
-pub use reader::{ImageReader, PageKind, Space};
+pub use reader::{ImageReader, ImageSummary, PageKind, Space};
 pub use storage::{DirStorage, LockKind, Storage, StorageFile};
-pub use store::{ImageSummary, Store, SweepReport, WriteOptions};
+pub use store::{Store, SweepReport};
 pub use usage::{SetUsage, UsageReader};
-pub use writer::ImageWriter;
-
-/// Size of a page in bytes.
-pub const PAGE_SIZE: usize = 4096;
-
-/// [`PAGE_SIZE`] as a file offset or length.
-pub(crate) const PAGE_BYTES: u64 = 4096;
-
-/// Content of one page.
-pub type Page = [u8; PAGE_SIZE];
-
-/// A space of one image: its place in the order of creation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpaceIndex(pub(crate) u32);
-
-impl SpaceIndex {
-    /// Returns the position in [`ImageReader::spaces`].
-    pub fn position(self) -> usize {
-        self.0 as usize
-    }
-}
+pub use writer::{ImageWriter, WriteOptions};

@@ -10,72 +10,26 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::time::Duration;
 
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::hash::PackId;
+use crate::id::ImageId;
 use crate::objects::Objects;
-use crate::pack::pack_name;
-use crate::reader::read_file;
+use crate::reader::{ImageReader, read_file};
+use crate::shared::{LOCK_NAME, Shared, image_name, image_of, is_part, pack_name, part_image_of, part_name};
 use crate::storage::{LockKind, Storage, StorageFile};
-use crate::writer::{Begin, Limits};
-use crate::{ImageId, ImageReader, ImageWriter, StoreError};
+use crate::writer::{Begin, ImageWriter, Limits, WriteOptions};
 
-const IMAGE_SUFFIX: &str = ".image";
-const IMAGE_PART_SUFFIX: &str = ".image.part";
-/// End of the names of all files that are being written.
-const PART_SUFFIX: &str = ".part";
-/// File that keeps what writers refer to from being removed.
-pub(crate) const LOCK_NAME: &str = "lock";
 /// How long opening an image waits for one who creates or removes it: moments.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Default of [`WriteOptions::queue_bytes`].
-const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
-/// Default of [`WriteOptions::spill_bytes`].
-const DEFAULT_SPILL_BYTES: u64 = 8 << 30;
 
 /// A set of images.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
     pub(crate) objects: Arc<Objects>,
-}
-
-/// How an image is written.
-#[derive(Debug, Clone)]
-pub struct WriteOptions {
-    /// Image that this one was made after, where unchanged blocks are looked for first.
-    ///
-    /// It is recorded. One that is not in the store, or cannot be read, is done without.
-    pub parent: Option<ImageId>,
-    /// Bytes of blocks that may wait in memory.
-    pub queue_bytes: usize,
-    /// Bytes of blocks that may wait in a file beyond that; at most a quarter of the free space is used.
-    pub spill_bytes: u64,
-}
-
-impl Default for WriteOptions {
-    fn default() -> WriteOptions {
-        WriteOptions { parent: None, queue_bytes: DEFAULT_QUEUE_BYTES, spill_bytes: DEFAULT_SPILL_BYTES }
-    }
-}
-
-/// Sizes of a complete image in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageSummary {
-    /// The image.
-    pub id: ImageId,
-    /// All spaces together.
-    pub bytes: u64,
-    /// Blocks that are zero.
-    pub zero_bytes: u64,
-    /// Blocks that were not in the store before, each counted once.
-    pub new_bytes: u64,
-    /// What the image added to the storage: its file, and the packs that were written for it.
-    pub stored_bytes: u64,
 }
 
 /// What [`Store::sweep`] did.
@@ -87,50 +41,6 @@ pub struct SweepReport {
     pub freed_bytes: u64,
     /// Unfinished files that were left, because a writer holds them or the caller wants them kept.
     pub kept: usize,
-}
-
-/// What a store's clones, readers and writers share.
-pub(crate) struct Shared {
-    pub(crate) storage: Arc<dyn Storage>,
-    latched: AtomicBool,
-}
-
-impl Shared {
-    pub(crate) fn new(storage: Arc<dyn Storage>) -> Shared {
-        Shared { storage, latched: AtomicBool::new(false) }
-    }
-
-    pub(crate) fn is_latched(&self) -> bool {
-        self.latched.load(Ordering::Relaxed)
-    }
-
-    /// Latches the store closed, and describes the failure.
-    pub(crate) fn write_failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
-        self.latched.store(true, Ordering::Relaxed);
-        self.failed(op, name, source)
-    }
-
-    /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
-    ///
-    /// A failure latches the store.
-    pub(crate) fn create_part(&self, name: &str) -> Result<Box<dyn StorageFile>, StoreError> {
-        self.replace_abandoned(name).map_err(|error| self.write_failed("create", name, error))
-    }
-
-    /// The same for files that the store can do without: a failure is the caller's alone.
-    pub(crate) fn replace_abandoned(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        match self.storage.create(name) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.storage.remove_abandoned(name)?;
-                self.storage.create(name)
-            }
-            created => created,
-        }
-    }
-
-    pub(crate) fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
-        StoreError::io(&*self.storage, op, name, source)
-    }
 }
 
 impl Store {
@@ -195,7 +105,7 @@ impl Store {
     /// Lists the complete images, sorted by id.
     pub fn images(&self) -> Result<Vec<ImageId>, StoreError> {
         let names = self.names()?;
-        let mut ids: Vec<ImageId> = names.iter().filter_map(|name| id_of(name, IMAGE_SUFFIX)).collect();
+        let mut ids: Vec<ImageId> = names.iter().filter_map(|name| image_of(name)).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -226,7 +136,7 @@ impl Store {
         let Shared { storage, .. } = &*self.shared;
         let mut report = SweepReport::default();
         for name in self.names()?.iter().filter(|name| is_part(name)) {
-            let image = id_of(name, IMAGE_PART_SUFFIX);
+            let image = part_image_of(name);
             let removed = if image.as_ref().is_some_and(&keep) {
                 None
             } else {
@@ -340,30 +250,6 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("latched", &self.latched()).finish_non_exhaustive()
     }
-}
-
-/// Returns the name of a complete image's file.
-pub(crate) fn image_name(id: &ImageId) -> String {
-    format!("{id}{IMAGE_SUFFIX}")
-}
-
-/// Returns the name of an image's file while it is written.
-pub(crate) fn part_name(id: &ImageId) -> String {
-    format!("{id}{IMAGE_PART_SUFFIX}")
-}
-
-/// Says whether a name is one that a file of the store has while it is written.
-fn is_part(name: &str) -> bool {
-    let kinds = [".image", ".pack", ".index", ".spill"];
-    let whole = name.strip_suffix(PART_SUFFIX);
-    let stem = whole.and_then(|whole| kinds.iter().find_map(|kind| whole.strip_suffix(kind)));
-    stem.is_some_and(|stem| {
-        !stem.is_empty() && stem.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'-'))
-    })
-}
-
-fn id_of(name: &str, suffix: &str) -> Option<ImageId> {
-    ImageId::new(name.strip_suffix(suffix)?).ok()
 }
 
 fn is_missing(error: &io::Error) -> bool {

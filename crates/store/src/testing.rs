@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::block::BlockSize;
+use crate::entry::{Encoding, EntryNo, ObjectKind};
 use crate::hash::{BlockHash, ObjectHash, PackId};
-use crate::pack::{Encoder, Encoding, EntryNo, NewObject, ObjectKind, PackWriter};
+use crate::pack::{Encoder, NewObject, PackWriter};
+use crate::shared::Shared;
 use crate::storage::DirStorage;
-use crate::store::Shared;
 
 /// A storage in a temporary folder.
 pub(crate) struct Folder {

@@ -14,12 +14,16 @@ use std::sync::Arc;
 
 use trace::Trace;
 
+use crate::entry::{Entry, EntryNo};
+use crate::error::StoreError;
 use crate::hash::PackId;
+use crate::id::ImageId;
 use crate::index::Index;
 use crate::objects::Verifier;
 use crate::ordered;
-use crate::pack::{Entry, EntryNo, PackFile};
-use crate::{ImageId, OnProgress, Progress, Store, StoreError};
+use crate::pack::PackFile;
+use crate::progress::{OnProgress, Progress};
+use crate::store::Store;
 
 /// Stored bytes that are verified in one go.
 const BATCH_BYTES: u64 = 4 << 20;

@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::{Bad, Damage};
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::ObjectHash;
+use crate::id::ImageId;
 use crate::objects::Objects;
-use crate::pack::ObjectKind;
-use crate::{ImageId, StoreError};
 
 /// Positions in the list of damage.
 type Findings = Rc<BTreeSet<usize>>;

@@ -2,7 +2,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use super::{Flaw, MAX_NAME_LEN};
-use crate::Part;
+use crate::error::Part;
 
 /// Reads fields in order; every failure names the field and its offset.
 pub(super) struct Cursor<'a> {

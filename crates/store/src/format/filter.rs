@@ -5,7 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use super::Flaw;
-use crate::Part;
+use crate::error::Part;
 use crate::hash::HASH_LEN;
 
 /// Length of a line in bytes.

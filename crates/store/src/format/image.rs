@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use super::cursor::Cursor;
 use super::{Flaw, MAX_ATTACHMENT_BYTES, MAX_SPACE_BYTES};
+use crate::block::BlockSize;
+use crate::error::Part;
 use crate::hash::{HASH_LEN, ObjectHash};
-use crate::id::MAX_ID_LEN;
-use crate::{BlockSize, ImageId, Part};
+use crate::id::{ImageId, MAX_ID_LEN};
 
 /// Version of the format that is written, and the highest that is read.
 pub(crate) const IMAGE_VERSION: u32 = 2;

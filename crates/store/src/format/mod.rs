@@ -14,8 +14,9 @@ use std::fmt;
 
 use image::{IMAGE_VERSION, MAX_NAME_LEN};
 
+use crate::error::{Part, StoreError};
 use crate::hash::ObjectHash;
-use crate::{ImageId, Part, StoreError};
+use crate::id::ImageId;
 
 /// Largest length of a space in bytes.
 pub(crate) const MAX_SPACE_BYTES: u64 = 1 << 43;

@@ -6,8 +6,8 @@
 
 use super::Flaw;
 use super::cursor::Cursor;
-use crate::Part;
 use crate::block::BlockSize;
+use crate::error::Part;
 use crate::hash::{HASH_LEN, ObjectHash};
 
 /// Blocks that a leaf covers.

@@ -6,10 +6,10 @@
 
 use super::Flaw;
 use super::cursor::Cursor;
-use crate::Part;
 use crate::block::BlockSize;
+use crate::entry::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind};
+use crate::error::Part;
 use crate::hash::{BlockHash, HASH_LEN, ObjectHash, PackId};
-use crate::pack::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind};
 
 /// Version of packs that is written, and the highest that is read.
 pub(crate) const PACK_VERSION: u32 = 2;

@@ -8,9 +8,9 @@
 use super::Flaw;
 use super::cursor::Cursor;
 use super::filter::{LINE_LEN, MAX_LINES};
-use crate::Part;
+use crate::entry::EntryNo;
+use crate::error::Part;
 use crate::hash::{HASH_LEN, PackId};
-use crate::pack::EntryNo;
 
 /// Version of segments that is written and read.
 pub(crate) const SEGMENT_VERSION: u32 = 1;

@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 use super::compact::{Compaction, REWRITING};
 use super::mark::Marks;
 use super::{GcPlan, GcReport, PackStep};
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
+use crate::id::ImageId;
 use crate::index::ObjectPlace;
 use crate::objects::Objects;
 use crate::ordered;
-use crate::pack::{ObjectKind, pack_name};
+use crate::progress::{OnProgress, Progress};
+use crate::shared::{LOCK_NAME, pack_name};
 use crate::storage::{LockKind, StorageFile};
-use crate::store::LOCK_NAME;
-use crate::{ImageId, OnProgress, Progress, Store, StoreError};
+use crate::store::Store;
 
 /// Held by the one collection that is under way.
 const GC_LOCK: &str = "gc-lock";

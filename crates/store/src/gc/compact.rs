@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::mark::Marks;
 use super::{open_pack, report};
-use crate::hash::PackId;
+use crate::entry::{Entry, EntryNo};
+use crate::error::StoreError;
+use crate::hash::{BlockHash, PackId};
 use crate::objects::{Objects, Verifier};
-use crate::pack::{Entry, EntryNo, NewObject, PackFile, PackWriter, SealedPack};
-use crate::store::Shared;
-use crate::{OnProgress, Progress, StoreError};
+use crate::pack::{NewObject, PackFile, PackWriter, SealedPack};
+use crate::progress::{OnProgress, Progress};
+use crate::shared::Shared;
 
 /// What progress is told of.
 pub(super) const REWRITING: &str = "rewriting packs";
@@ -90,7 +92,7 @@ impl<'a> Compaction<'a> {
         pack: &PackFile,
         number: EntryNo,
         entry: &Entry,
-        hashes: &[crate::BlockHash],
+        hashes: &[BlockHash],
     ) -> Result<(), StoreError> {
         let payload = self.verifier.verify(pack, number, entry)?;
         if self.writer.as_ref().is_some_and(PackWriter::is_full) {

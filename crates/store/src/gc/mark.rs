@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::ImageId;
-use crate::StoreError;
+use crate::entry::{Entry, EntryNo, ObjectKind};
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::{ObjectHash, PackId};
+use crate::id::ImageId;
 use crate::index::{Index, ObjectPlace};
 use crate::objects::Objects;
-use crate::pack::{Entry, EntryNo, ObjectKind};
 
 /// What images need. Of an object that is in several packs one copy is live.
 #[derive(Debug, Clone, Default)]

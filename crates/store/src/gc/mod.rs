@@ -25,12 +25,17 @@ use std::time::Duration;
 use decide::{PackState, Verdict};
 use mark::Marks;
 
+use crate::entry::{EntryNo, ObjectKind};
+use crate::error::StoreError;
 use crate::format::pack::PACK_FOOTER_LEN;
 use crate::hash::{ObjectHash, PackId};
+use crate::id::ImageId;
 use crate::index::Index;
-use crate::pack::{EntryNo, ObjectKind, PackFile, pack_name};
+use crate::pack::PackFile;
+use crate::progress::{OnProgress, Progress};
+use crate::shared::pack_name;
 use crate::storage::LockKind;
-use crate::{ImageId, OnProgress, Progress, Store, StoreError};
+use crate::store::Store;
 
 /// What is to be freed.
 #[derive(Debug, Clone, Default)]

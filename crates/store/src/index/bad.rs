@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 
+use crate::entry::EntryNo;
 use crate::hash::PackId;
-use crate::pack::EntryNo;
 use crate::storage::Storage;
 
 const BAD_SUFFIX: &str = ".bad";

@@ -10,17 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::segment::{Segment, SegmentError, SegmentWriter};
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::PackId;
 use crate::pack::PackFile;
+use crate::shared::{Shared, segment_name};
 use crate::storage::StorageFile;
-use crate::store::Shared;
 
-/// Ends the name of a segment.
-pub(super) const SEGMENT_SUFFIX: &str = ".index";
 /// Ends the name of a segment while it is written.
-pub(super) const SEGMENT_PART_SUFFIX: &str = ".index.part";
+const SEGMENT_PART_SUFFIX: &str = ".index.part";
 /// Holds the place of the one merge that may be under way.
 const MERGE_PART: &str = "merge.index.part";
 
@@ -129,7 +127,7 @@ fn write_file(
     let file = shared.replace_abandoned(part)?;
     let written = write(&*file).and_then(|hash| {
         file.sync()?;
-        let name = format!("{}{SEGMENT_SUFFIX}", hash.to_hex());
+        let name = segment_name(&hash);
         storage.rename(part, &name)?;
         Ok(name)
     });

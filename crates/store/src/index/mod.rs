@@ -24,15 +24,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bad::Bad;
-use build::{NamedSegment, SEGMENT_PART_SUFFIX, SEGMENT_SUFFIX};
+use build::NamedSegment;
 use segment::{Segment, SegmentError};
 
-use crate::StoreError;
+use crate::entry::{Entry, EntryNo, ObjectKind};
+use crate::error::StoreError;
 use crate::format::Flaw;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::{BlockHash, ObjectHash, PackId};
-use crate::pack::{Entry, EntryNo, ObjectKind, OpenPacks, PackFile, pack_of};
-use crate::store::Shared;
+use crate::pack::{OpenPacks, PackFile};
+use crate::shared::{Shared, is_segment, pack_of};
 
 /// Entries of packs that are put into one new segment, about: 32 MiB of memory.
 const BUILD_ENTRIES: u64 = 2 << 20;
@@ -363,9 +364,7 @@ impl Index {
         let names = self.shared.storage.list().map_err(|error| self.shared.failed("list", "", error))?;
         self.bad.listed(&names);
         let packs = names.iter().filter_map(|name| pack_of(name)).collect();
-        let is_segment =
-            |name: &String| name.ends_with(SEGMENT_SUFFIX) && !name.ends_with(SEGMENT_PART_SUFFIX);
-        Ok((packs, names.into_iter().filter(is_segment).collect()))
+        Ok((packs, names.into_iter().filter(|name| is_segment(name)).collect()))
     }
 
     /// Makes segments for the packs that none covers.

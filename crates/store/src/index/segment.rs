@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use crate::Part;
+use crate::error::Part;
 use crate::format::Flaw;
 use crate::format::filter::Filter;
 use crate::format::segment::{

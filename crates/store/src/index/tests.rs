@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::Index;
 use super::merge::segments_to_merge;
-use crate::PackId;
-use crate::pack::{ObjectKind, pack_name};
+use crate::entry::ObjectKind;
+use crate::hash::PackId;
+use crate::shared::pack_name;
 use crate::testing::{Folder, block_hash, group_hash};
 
 fn index(folder: &Folder) -> Index {

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::StoreError;
+use crate::entry::{Encoding, Entry, EntryNo, ObjectKind};
+use crate::error::StoreError;
 use crate::hash::{BlockHash, HASH_LEN, ObjectHash};
 use crate::index::{Index, ObjectPlace};
-use crate::pack::{Decoder, Encoding, Entry, EntryNo, ObjectKind, PackFile};
-use crate::store::Shared;
+use crate::pack::{Decoder, PackFile};
+use crate::shared::Shared;
 
 /// Bytes of expanded objects that are kept.
 const CACHE_BYTES: u64 = 32 << 20;

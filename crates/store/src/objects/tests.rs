@@ -3,8 +3,10 @@
 use std::sync::{Arc, Barrier};
 
 use super::Objects;
-use crate::StoreError;
-use crate::pack::{ObjectKind, PackWriter, pack_name};
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
+use crate::pack::PackWriter;
+use crate::shared::pack_name;
 use crate::testing::{Folder, append_plain, block_hash, group, group_hash};
 
 fn objects(folder: &Folder) -> Objects {

@@ -3,7 +3,7 @@
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::Encoding;
+use crate::entry::Encoding;
 
 /// zstd's level for what nobody waits for; see `docs/format.md`.
 const LEVEL: i32 = 1;

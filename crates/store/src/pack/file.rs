@@ -7,16 +7,15 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use super::{Entry, EntryNo, pack_name};
-use crate::Part;
-use crate::StoreError;
+use crate::entry::{Entry, EntryNo};
+use crate::error::{Part, StoreError};
 use crate::format::Flaw;
 use crate::format::pack::{
     Directory, ENTRY_LEN, PACK_FOOTER_LEN, PACK_HEADER_LEN, PACK_VERSION, PackFooter, check_pack_header,
 };
 use crate::hash::{BlockHash, HASH_LEN, PackId};
+use crate::shared::{Shared, pack_name};
 use crate::storage::{StorageFile, lost};
-use crate::store::Shared;
 
 /// An open pack; it can be read on when its name is gone.
 pub(crate) struct PackFile {

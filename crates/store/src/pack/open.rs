@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use quick_cache::sync::Cache;
 
 use super::PackFile;
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::hash::PackId;
-use crate::store::Shared;
+use crate::shared::Shared;
 
 /// Packs that are kept open.
 const OPEN_PACKS: usize = 128;

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Entry, EntryNo, ObjectKind, PackFile, PackWriter, pack_name, pack_of};
+use super::{PackFile, PackWriter};
+use crate::block::BlockSize;
+use crate::entry::{Entry, EntryNo, ObjectKind};
+use crate::error::{Part, StoreError};
 use crate::format::pack::{ENTRY_LEN, PACK_FOOTER_LEN};
+use crate::hash::PackId;
+use crate::shared::pack_name;
 use crate::testing::{Folder, append_group, append_plain, block_hash, group_hash};
-use crate::{BlockSize, PackId, Part, StoreError};
 
 fn open(folder: &Folder, id: PackId) -> Result<PackFile, StoreError> {
     PackFile::open(&folder.shared, id).map(|pack| pack.expect("it is there"))
@@ -69,16 +73,6 @@ fn a_dropped_or_empty_pack_leaves_nothing() {
     let writer = PackWriter::begin(Arc::clone(&folder.shared), "1.pack.part").expect("begun again");
     assert_eq!(writer.finish().expect("finished"), None);
     assert_eq!(folder.names(""), [] as [&str; 0]);
-}
-
-// Names of other files must not pass for packs, or gc could remove them.
-#[test]
-fn only_whole_hashes_name_packs() {
-    let id = PackId::of(b"x");
-    assert_eq!(pack_of(&pack_name(&id)), Some(id));
-    for name in ["1.pack".to_owned(), format!("{id}.pack.part"), format!("{id}"), format!("x{id}.pack")] {
-        assert_eq!(pack_of(&name), None, "{name}");
-    }
 }
 
 // Every byte of header, directory and footer is covered by a hash: a flipped bit anywhere is found by who verifies it.

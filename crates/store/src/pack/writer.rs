@@ -12,15 +12,15 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pieces::{Piece, Pieces};
-use super::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind, pack_name};
-use crate::StoreError;
 use crate::block::BlockSize;
+use crate::entry::{Encoding, Entry, EntryNo, GroupBlocks, ObjectKind};
+use crate::error::StoreError;
 use crate::format::pack::{
     Directory, MAX_ENTRIES, PACK_HEADER_LEN, PACK_VERSION, PackFooter, encode_pack_header,
 };
 use crate::hash::{BlockHash, ObjectHash, PackId};
+use crate::shared::{Shared, pack_name};
 use crate::storage::StorageFile;
-use crate::store::Shared;
 
 /// Payload of a full pack in bytes.
 pub(crate) const PACK_BYTES: u64 = 64 << 20;

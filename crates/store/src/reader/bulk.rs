@@ -7,11 +7,12 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, PoisonError};
 
 use super::ImageReader;
+use crate::block::SpaceIndex;
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
 use crate::format::node::{LEAF_BLOCKS, Leaf};
 use crate::ordered;
-use crate::pack::ObjectKind;
 use crate::tree::LeafRef;
-use crate::{SpaceIndex, StoreError};
 
 /// Empty buffers that are kept for use.
 const MAX_SPARE: usize = 32;

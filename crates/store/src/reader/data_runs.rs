@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::{ImageReader, bulk};
+use crate::block::SpaceIndex;
+use crate::error::StoreError;
 use crate::format::node::LEAF_BLOCKS;
-use crate::{SpaceIndex, StoreError};
 
 impl ImageReader {
     /// Returns the runs of blocks of a space that are not zero, ascending, each as long as it can be within its leaf of

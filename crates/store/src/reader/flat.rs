@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::ImageReader;
-use crate::{SpaceIndex, StoreError};
+use crate::block::SpaceIndex;
+use crate::error::StoreError;
 
 impl ImageReader {
     /// Writes a space to a new file at `path`, for its owner only; zero blocks become holes.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::format::node::{Leaf, Run};
 use crate::hash::HASH_LEN;
 
@@ -64,7 +64,7 @@ fn weight(leaf: &Leaf) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::BlockSize;
+    use crate::block::BlockSize;
     use crate::hash::ObjectHash;
 
     // A page server keeps a reader for long: what it remembers is bounded, however large the image.

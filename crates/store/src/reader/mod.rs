@@ -20,15 +20,17 @@ use std::sync::{Arc, OnceLock};
 
 use leaf_cache::LeafCache;
 
+use crate::block::{BlockSize, PAGE_BYTES, Page, SpaceIndex};
+use crate::entry::ObjectKind;
+use crate::error::{Part, StoreError};
 use crate::format::Flaw;
 use crate::format::image::{AttachmentEntry, ImageFile, MAX_IMAGE_FILE_BYTES, SpaceEntry};
 use crate::format::node::{LEAF_BLOCKS, Leaf};
+use crate::id::ImageId;
 use crate::objects::Objects;
-use crate::pack::ObjectKind;
+use crate::shared::{Shared, image_name};
 use crate::storage::{StorageFile, lost};
-use crate::store::{Shared, image_name};
 use crate::tree::{self, LeafRef};
-use crate::{BlockSize, ImageId, ImageSummary, PAGE_BYTES, Page, Part, SpaceIndex, StoreError};
 
 /// An open image.
 pub struct ImageReader {
@@ -65,6 +67,21 @@ impl Space {
     pub fn pages(&self) -> u64 {
         self.len.div_ceil(PAGE_BYTES)
     }
+}
+
+/// Sizes of a complete image in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// The image.
+    pub id: ImageId,
+    /// All spaces together.
+    pub bytes: u64,
+    /// Blocks that are zero.
+    pub zero_bytes: u64,
+    /// Blocks that were not in the store before, each counted once.
+    pub new_bytes: u64,
+    /// What the image added to the storage: its file, and the packs that were written for it.
+    pub stored_bytes: u64,
 }
 
 /// What a block holds.

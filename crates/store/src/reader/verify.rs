@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use super::ImageReader;
 use super::bulk::Buffers;
+use crate::block::SpaceIndex;
+use crate::entry::ObjectKind;
+use crate::error::{Part, StoreError};
 use crate::format::Flaw;
 use crate::hash::ObjectHash;
 use crate::ordered;
-use crate::pack::ObjectKind;
 use crate::tree::LeafRef;
-use crate::{Part, SpaceIndex, StoreError};
 
 /// What verifying has come to.
 struct Tally<'a> {

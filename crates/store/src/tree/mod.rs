@@ -4,13 +4,14 @@
 //! enough to be held whole, and all that is needed to find a block in one step. The nodes between are read once, and
 //! built again when an image is finished; those that did not change have the hash they had, and are not stored again.
 
+use crate::entry::ObjectKind;
+use crate::error::{Part, StoreError};
 use crate::format::image::SpaceEntry;
 use crate::format::node::{self, Interior, LEAF_BLOCKS, Leaf};
 use crate::format::{Flaw, checked_node};
 use crate::hash::ObjectHash;
+use crate::id::ImageId;
 use crate::objects::Objects;
-use crate::pack::ObjectKind;
-use crate::{ImageId, Part, StoreError};
 
 /// A leaf that is not all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

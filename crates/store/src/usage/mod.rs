@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::graph::{self, Below, NodeRef};
 use crate::hash::ObjectHash;
-use crate::pack::ObjectKind;
-use crate::{ImageId, Store, StoreError};
+use crate::id::ImageId;
+use crate::store::Store;
 
 /// What a set of images takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What travels from the caller's thread to the workers: blocks in the order in which they were put.
 
-use crate::BlockSize;
+use crate::block::BlockSize;
 
 /// Data of a full batch in bytes: 64 pages.
 pub(super) const BATCH_BYTES: usize = 256 << 10;

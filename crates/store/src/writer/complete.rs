@@ -6,13 +6,15 @@ use super::groups::Group;
 use super::page_map::{PageMap, Place, Region};
 use super::parent::ParentSpace;
 use super::worker::Work;
+use crate::block::BlockSize;
+use crate::entry::{Encoding, ObjectKind};
+use crate::error::StoreError;
 use crate::format::image::SpaceEntry;
 use crate::format::node::Leaf;
 use crate::hash::ObjectHash;
 use crate::objects::Objects;
-use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
+use crate::pack::{Encoder, NewObject};
 use crate::tree::{self, LeafRef};
-use crate::{BlockSize, StoreError};
 
 use super::SpaceInfo;
 

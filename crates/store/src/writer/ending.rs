@@ -1,8 +1,9 @@
 //! How writing an image ends: complete, failed, or given up. In each case its threads end first.
 
 use super::{ImageWriter, complete, publish};
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
-use crate::{ImageSummary, StoreError};
+use crate::reader::ImageSummary;
 
 impl ImageWriter {
     /// Completes the image.

@@ -232,7 +232,8 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BlockSize, DirStorage};
+    use crate::block::BlockSize;
+    use crate::storage::DirStorage;
 
     fn intake(memory_bytes: usize, spill_slots: u64) -> (tempfile::TempDir, Intake) {
         let folder = tempfile::tempdir().expect("a temporary folder");

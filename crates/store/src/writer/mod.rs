@@ -43,16 +43,24 @@ use reorder::Reorder;
 use seen::Seen;
 use worker::{Work, Worker};
 
+use crate::block::{BlockSize, Page, SpaceIndex};
+use crate::entry::ObjectKind;
+use crate::error::StoreError;
 use crate::format::MAX_ATTACHMENT_BYTES;
 use crate::format::image::{
     AttachmentEntry, MAX_ATTACHMENTS, MAX_NAME_LEN, MAX_SPACES, PIECE_BYTES, is_space_len,
 };
+use crate::id::ImageId;
 use crate::objects::Objects;
 use crate::ordered;
-use crate::pack::ObjectKind;
+use crate::reader::ImageReader;
+use crate::shared::{Shared, part_name};
 use crate::storage::StorageFile;
-use crate::store::{Shared, part_name};
-use crate::{BlockSize, ImageId, ImageReader, Page, SpaceIndex, StoreError, WriteOptions};
+
+/// Default of [`WriteOptions::queue_bytes`].
+const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
+/// Default of [`WriteOptions::spill_bytes`].
+const DEFAULT_SPILL_BYTES: u64 = 8 << 30;
 
 /// As long as the largest block.
 static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()];
@@ -94,6 +102,25 @@ struct SpaceInfo {
 impl SpaceInfo {
     fn blocks(&self) -> u64 {
         self.len.div_ceil(self.block_size.bytes_u64())
+    }
+}
+
+/// How an image is written.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    /// Image that this one was made after, where unchanged blocks are looked for first.
+    ///
+    /// It is recorded. One that is not in the store, or cannot be read, is done without.
+    pub parent: Option<ImageId>,
+    /// Bytes of blocks that may wait in memory.
+    pub queue_bytes: usize,
+    /// Bytes of blocks that may wait in a file beyond that; at most a quarter of the free space is used.
+    pub spill_bytes: u64,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { parent: None, queue_bytes: DEFAULT_QUEUE_BYTES, spill_bytes: DEFAULT_SPILL_BYTES }
     }
 }
 

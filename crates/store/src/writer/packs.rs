@@ -13,10 +13,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::hash::PackId;
 use crate::pack::{NewObject, PackWriter, SealedPart};
-use crate::store::Shared;
+use crate::shared::Shared;
 
 /// Full packs that wait to be sealed, at most; beyond that workers wait.
 const MAX_WAITING: usize = 2;

@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::scatter::given_up_in_leaf;
+use crate::error::StoreError;
 use crate::format::image::SpaceEntry;
 use crate::format::node::{LEAF_BLOCKS, Leaf};
 use crate::hash::{BlockHash, ObjectHash};
+use crate::id::ImageId;
 use crate::objects::Objects;
 use crate::tree::{self, LeafRef};
-use crate::{ImageId, StoreError};
 
 /// Leaves that are kept for the workers; about 40 KiB each.
 const KEPT_LEAVES: usize = 64;

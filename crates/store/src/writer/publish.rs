@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::groups::Groups;
 use super::packs::Sealed;
 use super::seen::Seen;
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::objects::Objects;
+use crate::shared::{Shared, image_name};
 use crate::storage::StorageFile;
-use crate::store::{Shared, image_name};
 
 /// The file of an image that is not complete; removed when dropped, unless it has got its final name.
 pub(super) struct PartFile {

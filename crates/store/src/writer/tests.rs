@@ -5,9 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{ImageWriter, Limits};
+use crate::block::{BlockSize, PAGE_SIZE, Page};
 use crate::format::node::LEAF_BLOCKS;
+use crate::id::ImageId;
+use crate::reader::ImageReader;
 use crate::storage::DirStorage;
-use crate::{BlockSize, ImageId, ImageReader, PAGE_SIZE, Page, Store, WriteOptions};
+use crate::store::Store;
+use crate::writer::WriteOptions;
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a temporary folder");

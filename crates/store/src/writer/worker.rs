@@ -22,12 +22,14 @@ use super::parent::{Likeness, ParentLeaf, ParentSpace};
 use super::reorder::{Placed, Reorder};
 use super::scatter::given_up_in_run;
 use super::seen::{Claim, Seen, SlotPlace};
+use crate::block::BlockSize;
+use crate::entry::{Encoding, ObjectKind};
+use crate::error::StoreError;
 use crate::hash::{BlockHash, ObjectHash};
 use crate::index::BlockPlace;
 use crate::objects::Objects;
-use crate::pack::{Encoder, Encoding, NewObject, ObjectKind};
+use crate::pack::{Encoder, NewObject};
 use crate::tree;
-use crate::{BlockSize, StoreError};
 
 /// What the workers of one image share.
 pub(super) struct Work {

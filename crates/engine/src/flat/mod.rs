@@ -12,14 +12,13 @@
 
 mod make;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use vmrewind_files::{Flock, Kind, Wait};
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
 
 use crate::engine::Engine;
@@ -27,7 +26,7 @@ use crate::error::{Context, Error, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::root::file::{io_error, make_dir, read_json};
-use crate::root::lock::same_file;
+use crate::root::lock::cannot_lock;
 use crate::vm::process::boot_id;
 
 /// The first QEMU that maps a file for reading and lets the guest write to private pages.
@@ -41,7 +40,7 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Flat {
     folder: PathBuf,
     note: Note,
-    lock: File,
+    lock: Flock,
 }
 
 /// The file that says what the others are. It is written last, and removed first.
@@ -91,8 +90,7 @@ impl Flat {
 
     /// The lock, for a QEMU to inherit.
     pub(crate) fn lock_for_child(&self) -> Result<OwnedFd> {
-        let copy = self.lock.try_clone().map_err(|error| io_error("cannot keep the memory file", error))?;
-        Ok(copy.into())
+        self.lock.inherit().map_err(|error| io_error("cannot keep the memory file", error))
     }
 
     /// The file that holds the rest of the machine.
@@ -102,7 +100,7 @@ impl Flat {
 
     /// The memory file of an image if there is a good one.
     fn open(folder: &Path, image: &str) -> Result<Option<Self>> {
-        let Some(lock) = lock_file(folder, FlockOperation::NonBlockingLockShared)? else { return Ok(None) };
+        let Some(lock) = lock_file(folder, Kind::Shared)? else { return Ok(None) };
         Ok(Note::good(folder, image).map(|note| Self { folder: folder.to_owned(), note, lock }))
     }
 }
@@ -121,20 +119,14 @@ fn remove_files(folder: &Path) {
 }
 
 /// Opens and locks the lock file of a flat folder. `None` where there is none or others hold it.
-fn lock_file(folder: &Path, how: FlockOperation) -> Result<Option<File>> {
+fn lock_file(folder: &Path, kind: Kind) -> Result<Option<Flock>> {
     let path = folder.join("lock");
-    let cannot = |error| io_error(&format!("cannot lock '{}'", path.display()), error);
-    let file = match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(cannot(error)),
-    };
-    match flock(&file, how) {
+    let lock = || match Flock::take_existing(&path, kind, Wait::No)? {
         // It can have been removed, and made anew, since it was opened.
-        Ok(()) => Ok(same_file(&file, &path).then_some(file)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(cannot(error.into())),
-    }
+        Some(lock) if lock.is_current(&path)? => Ok(Some(lock)),
+        _ => Ok(None),
+    };
+    lock().map_err(|error| cannot_lock(&path, error))
 }
 
 impl Engine {
@@ -155,14 +147,14 @@ impl Engine {
             }
             make_dir(&folder)?;
             let path = folder.join("lock");
-            let made = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            match made {
+            // The file only: the lock is taken below, by one who looks whether it is still there.
+            match fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
                 Ok(_) => {}
                 // Removed between the two steps.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(io_error(&format!("cannot make '{}'", path.display()), error)),
             }
-            match lock_file(&folder, FlockOperation::NonBlockingLockExclusive)? {
+            match lock_file(&folder, Kind::Exclusive)? {
                 // Another command made it since it was looked for.
                 Some(_) if Note::good(&folder, image).is_some() => {}
                 Some(_lock) => {
@@ -195,7 +187,7 @@ impl Engine {
     pub(crate) fn sweep_flat(&self) {
         for entry in fs::read_dir(self.root.flat()).into_iter().flatten().flatten() {
             let folder = entry.path();
-            let Ok(Some(lock)) = lock_file(&folder, FlockOperation::NonBlockingLockExclusive) else {
+            let Ok(Some(lock)) = lock_file(&folder, Kind::Exclusive) else {
                 continue;
             };
             remove_files(&folder);
@@ -206,7 +198,7 @@ impl Engine {
 
 /// Whether others use a memory file as it is, rather than make it.
 fn in_use(folder: &Path) -> Result<bool> {
-    Ok(lock_file(folder, FlockOperation::NonBlockingLockShared)?.is_some())
+    Ok(lock_file(folder, Kind::Shared)?.is_some())
 }
 
 /// A file that others map is not there any more as it was made, so it can neither be used nor made again.

@@ -3,13 +3,14 @@
 //! The record is about a QEMU process and means nothing once that is gone, but for a failure, which stays until the VM is
 //! started or restored again. So nothing of it is synced: what a power cut takes with it has no meaning after it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use vmrewind_files::{Flock, Kind, Wait};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ids::SnapshotId;
@@ -17,6 +18,7 @@ use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
 use crate::root::file::{io_error, read_json, remove_file};
+use crate::root::lock::cannot_lock;
 use crate::vm::run_folder;
 
 /// A lazy restore.
@@ -127,12 +129,10 @@ fn write_volatile<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()>
 }
 
 /// How long others may look whether the lock is held, before it counts as held.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_PATIENCE: Wait = Wait::AtMost(Duration::from_secs(1));
 
 /// The lock of those who serve a VM's memory: the supervisor takes it, its worker inherits it.
-pub(crate) struct ServerLock {
-    file: File,
-}
+pub(crate) struct ServerLock(Flock);
 
 /// Who holds a [`ServerLock`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -144,47 +144,29 @@ pub(crate) struct Servers {
 impl ServerLock {
     /// Takes the lock if nobody holds it. Who asks [`ServerLock::is_held`] holds it for moments: those are waited out.
     pub(crate) fn try_take(folder: &VmFolder) -> Result<Option<Self>> {
-        let deadline = Instant::now() + LOOK_PATIENCE;
-        loop {
-            let taken = Self::try_lock(folder, FlockOperation::NonBlockingLockExclusive)?;
-            if taken.is_some() || Instant::now() >= deadline {
-                return Ok(taken);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn try_lock(folder: &VmFolder, how: FlockOperation) -> Result<Option<Self>> {
         let path = folder.lazy_lock();
-        let cannot = |error| io_error(&format!("cannot lock '{}'", path.display()), error);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = file.map_err(cannot)?;
-        match flock(&file, how) {
-            Ok(()) => Ok(Some(Self { file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(cannot(error.into())),
-        }
+        let lock = Flock::take(&path, Kind::Exclusive, LOOK_PATIENCE);
+        lock.map(|lock| lock.map(Self)).map_err(|error| cannot_lock(&path, error))
     }
 
     /// Whether somebody holds it.
     pub(crate) fn is_held(folder: &VmFolder) -> Result<bool> {
-        let look = || Self::try_lock(folder, FlockOperation::NonBlockingLockShared);
-        Ok(folder.lazy_lock().exists() && look()?.is_none())
+        let path = folder.lazy_lock();
+        Flock::is_held(&path).map_err(|error| cannot_lock(&path, error))
     }
 
     /// A descriptor of the same lock, for a child that is to hold it on.
     pub(crate) fn share(&self) -> Result<OwnedFd> {
-        let shared = self.file.try_clone().context(|| "cannot share the page server's lock".into())?;
-        Ok(shared.into())
+        self.0.inherit().context(|| "cannot share the page server's lock".into())
     }
 
     /// Writes down who serves, for whoever has to end them.
     pub(crate) fn name(&mut self, servers: &Servers) -> Result<()> {
         let bytes = serde_json::to_vec(servers).context(|| "cannot encode the page server's note".into())?;
-        let mut write = || {
-            self.file.set_len(0)?;
-            self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&bytes)
+        let file = self.0.file();
+        let write = || {
+            file.set_len(0)?;
+            file.write_all_at(&bytes, 0)
         };
         write().context(|| "cannot write the page server's note".into())
     }

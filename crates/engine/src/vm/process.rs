@@ -6,7 +6,6 @@
 //! start time and boot, so that a reused pid counts for nothing; where the command died before it wrote that, the
 //! kernel says which process listens on the VM's status socket. The process is held by a pidfd.
 
-use std::fs::OpenOptions;
 use std::io::ErrorKind as IoKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -14,18 +13,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use serde::{Deserialize, Serialize};
+use vmrewind_files::{Flock, Kind, Wait};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
 use crate::root::file::{io_error, read_json, remove_file, write_json};
+use crate::root::lock::cannot_lock;
 use crate::vm::run_folder::{self, socket};
 
 /// How long a QEMU that lives may take until it can be told which process it is.
@@ -165,6 +165,9 @@ impl Process {
     }
 }
 
+/// How long others may hold `alive` to look at it, before it counts as held by a QEMU.
+const LOOK_PATIENCE: Wait = Wait::AtMost(Duration::from_secs(1));
+
 /// The lock that shows that a VM's QEMU lives.
 pub(crate) struct Alive;
 
@@ -178,44 +181,20 @@ impl Alive {
             // A helper that it left behind can hold the old file for ever.
             remove_file(&folder.alive())?;
         }
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let file = Self::open(folder)?;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    // The note is of a QEMU that is gone; the new one is not written down yet.
-                    remove_file(&folder.process())?;
-                    return Ok(file);
-                }
-                // Somebody who only looks holds it for a moment.
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(
-                        Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").hint("try again")
-                    );
-                }
-                Err(error) => return Err(error).context(|| "cannot lock the VM's file 'alive'".into()),
-            }
-        }
+        let path = folder.alive();
+        let lock =
+            Flock::take(&path, Kind::Exclusive, LOOK_PATIENCE).map_err(|error| cannot_lock(&path, error))?;
+        let lock = lock
+            .ok_or_else(|| Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").hint("try again"))?;
+        // The note is of a QEMU that is gone; the new one is not written down yet.
+        remove_file(&folder.process())?;
+        Ok(lock.into_file().into())
     }
 
     fn is_held(folder: &VmFolder) -> Result<bool> {
-        if !folder.alive().exists() {
-            return Ok(false);
-        }
-        match flock(Self::open(folder)?, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(error) => Err(error).context(|| "cannot look at the VM's file 'alive'".into()),
-        }
-    }
-
-    fn open(folder: &VmFolder) -> Result<OwnedFd> {
         let path = folder.alive();
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        file.map(OwnedFd::from).map_err(|error| io_error(&format!("cannot open '{}'", path.display()), error))
+        Flock::is_held(&path)
+            .map_err(|error| io_error(&format!("cannot look at '{}'", path.display()), error))
     }
 }
 

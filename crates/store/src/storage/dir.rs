@@ -9,16 +9,15 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{Advice, FlockOperation};
+use rustix::fs::Advice;
+use vmrewind_files::{Flock, Kind, Wait};
 
 use super::{LockKind, Storage, StorageFile};
 
 /// Attempts to create a file that sweeps of other processes keep removing before it is locked.
 const CREATE_ATTEMPTS: usize = 16;
-/// Time between two attempts to take a lock that others have.
-const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// A folder that holds a store's files.
 #[derive(Debug)]
@@ -61,9 +60,11 @@ impl Storage for DirStorage {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             // Between creation and lock, a sweep may have taken the file for abandoned: it holds the lock for a moment,
             // and the file has no name afterwards.
-            wait_for_lock(&file, LockKind::Exclusive)?;
-            if file.metadata()?.nlink() > 0 {
-                return Ok(Box::new(DirFile { file }));
+            let lock = Flock::of(file, Kind::Exclusive, Wait::Forever)?;
+            if let Some(lock) = lock
+                && lock.file().metadata()?.nlink() > 0
+            {
+                return Ok(Box::new(DirFile { file: lock.into_file() }));
             }
         }
         Err(io::ErrorKind::ResourceBusy.into())
@@ -88,10 +89,11 @@ impl Storage for DirStorage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !try_lock(&file, LockKind::Exclusive)? || !names_this_file(&path, &file)? {
+        let Some(lock) = Flock::of(file, Kind::Exclusive, Wait::No)? else { return Ok(None) };
+        if !lock.is_current(&path)? {
             return Ok(None);
         }
-        let len = file.metadata()?.len();
+        let len = lock.file().metadata()?.len();
         std::fs::remove_file(&path)?;
         Ok(Some(len))
     }
@@ -111,14 +113,16 @@ impl Storage for DirStorage {
         wait: Option<Duration>,
     ) -> io::Result<Option<Box<dyn StorageFile>>> {
         let path = self.file_path(name)?;
-        let file = File::open(&path)?;
-        if !lock_within(&file, kind, wait)? {
-            return Ok(None);
-        }
-        if !names_this_file(&path, &file)? {
+        let kind = match kind {
+            LockKind::Shared => Kind::Shared,
+            LockKind::Exclusive => Kind::Exclusive,
+        };
+        let wait = wait.map_or(Wait::Forever, Wait::AtMost);
+        let Some(lock) = Flock::of(File::open(&path)?, kind, wait)? else { return Ok(None) };
+        if !lock.is_current(&path)? {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Some(Box::new(DirFile { file })))
+        Ok(Some(Box::new(DirFile { file: lock.into_file() })))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -172,59 +176,6 @@ impl StorageFile for DirFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
-    }
-}
-
-/// Takes a lock of `file`; without `wait` there is no bound. Returns false when others have kept it for all of `wait`.
-fn lock_within(file: &File, kind: LockKind, wait: Option<Duration>) -> io::Result<bool> {
-    let Some(wait) = wait else { return wait_for_lock(file, kind).map(|()| true) };
-    let begun = Instant::now();
-    loop {
-        if try_lock(file, kind)? {
-            return Ok(true);
-        }
-        let left = wait.saturating_sub(begun.elapsed());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        std::thread::sleep(left.min(LOCK_POLL));
-    }
-}
-
-/// Waits for a lock of `file`.
-fn wait_for_lock(file: &File, kind: LockKind) -> io::Result<()> {
-    let operation = match kind {
-        LockKind::Shared => FlockOperation::LockShared,
-        LockKind::Exclusive => FlockOperation::LockExclusive,
-    };
-    loop {
-        match rustix::fs::flock(file, operation) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
-}
-
-/// Takes a lock of `file`, or returns false when another handle is in the way.
-fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
-    let operation = match kind {
-        LockKind::Shared => FlockOperation::NonBlockingLockShared,
-        LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
-    match rustix::fs::flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Says whether `path` still names `file`, which a rename may have moved away.
-fn names_this_file(path: &Path, file: &File) -> io::Result<bool> {
-    let opened = file.metadata()?;
-    match std::fs::symlink_metadata(path) {
-        Ok(named) => Ok(named.dev() == opened.dev() && named.ino() == opened.ino()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

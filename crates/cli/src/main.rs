@@ -19,12 +19,13 @@ mod progress;
 mod quantity;
 mod session;
 mod signals;
+mod words;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vmrewind_engine::PageServer;
+use vmrewind_engine::{Helper, PageServer};
 
 use crate::arguments::Arguments;
 use crate::command_error::{ErrorPrinter, exit_code};
@@ -46,8 +47,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let printer = ErrorPrinter { json: arguments.global.json };
-    let done = Session::start(arguments.global)
-        .and_then(|session| commands::run(&session, arguments.command, Arguments::definition));
+    let done = Session::start(arguments.global).and_then(|session| {
+        let done = commands::run(&session, arguments.command, Arguments::definition);
+        session.output.print_times();
+        done
+    });
     match done {
         Ok(status) => status,
         Err(error) => {
@@ -59,11 +63,12 @@ fn run(arguments: Arguments) -> ExitCode {
 
 /// Gives a restored guest its memory; nobody reads what it prints.
 fn serve_pages(words: &[OsString]) -> ExitCode {
+    name_process("vmr-pages");
     let text = |at: usize| words.get(at).and_then(|word| word.to_str()).map(str::to_owned);
     let (Some(role), Some(root), Some(vm)) = (text(2), words.get(3).map(PathBuf::from), text(4)) else {
         return ExitCode::from(2);
     };
-    let Ok(program) = std::env::current_exe() else { return ExitCode::FAILURE };
+    let Ok(program) = Helper::this_program() else { return ExitCode::FAILURE };
     let server = PageServer { role, root, vm, program, steps: host::steps() };
     match vmrewind_engine::serve_pages(server) {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,9 +78,18 @@ fn serve_pages(words: &[OsString]) -> ExitCode {
 
 /// Watches over a pause for another vmrewind; nobody reads what it prints.
 fn guard_a_pause(run: Option<&OsString>) -> ExitCode {
+    name_process("vmr-guard");
     match run.map(|run| vmrewind_engine::watch_pause(Path::new(run))) {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(_)) => ExitCode::FAILURE,
         None => ExitCode::from(2),
+    }
+}
+
+/// What `top` and `ps -o comm` show: a helper is started by its descriptor, whose number would be its name.
+fn name_process(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // Only a name.
+        let _ = rustix::thread::set_name(&name);
     }
 }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use vmrewind_engine::{Progress, Step};
+use vmrewind_engine::{Event, Events, Note, OperationId, Progress, Work};
 
 use crate::output::Output;
 use crate::output::human::printable;
+use crate::words;
 
 /// Work that takes less is not shown.
 const QUIET_FOR: Duration = Duration::from_millis(500);
@@ -19,7 +20,7 @@ const QUIET_FOR: Duration = Duration::from_millis(500);
 const LINE_EVERY: Duration = Duration::from_millis(100);
 
 /// The progress that suits the output.
-pub(crate) fn for_output(output: &Output) -> Arc<dyn Progress> {
+pub(crate) fn for_output(output: &Output) -> Arc<dyn Events> {
     if output.is_json() {
         Arc::new(JsonLines::default())
     } else if io::stderr().is_terminal() {
@@ -31,70 +32,80 @@ pub(crate) fn for_output(output: &Output) -> Arc<dyn Progress> {
 
 /// A bar with rate and time left.
 #[derive(Default)]
-struct Bar(Mutex<Option<Work>>);
+struct Bar(Mutex<Option<Shown>>);
 
 /// One piece of work that is being shown.
-struct Work {
-    what: String,
+struct Shown {
+    work: Work,
     since: Instant,
     bar: Option<ProgressBar>,
 }
 
-impl Progress for Bar {
-    fn step(&self, step: Step<'_>) {
-        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if work.as_ref().is_none_or(|work| work.what != step.what) {
-            clear(&mut work);
-            *work = Some(Work { what: step.what.to_owned(), since: Instant::now(), bar: None });
+impl Events for Bar {
+    fn tell(&self, _: OperationId, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.progress(*progress),
+            Event::Note(note) => self.note(note),
+            Event::WorkEnded => self.clear(),
+            Event::Step(_) => {}
         }
-        let Some(work) = work.as_mut() else { return };
-        if work.since.elapsed() < QUIET_FOR {
+    }
+}
+
+impl Bar {
+    fn progress(&self, progress: Progress) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.as_ref().is_none_or(|shown| shown.work != progress.work) {
+            clear(&mut shown);
+            *shown = Some(Shown { work: progress.work, since: Instant::now(), bar: None });
+        }
+        let Some(shown) = shown.as_mut() else { return };
+        if shown.since.elapsed() < QUIET_FOR {
             return;
         }
-        let bar = work.bar.get_or_insert_with(|| new_bar(&work.what, work.since.elapsed()));
+        let bar = shown.bar.get_or_insert_with(|| new_bar(words::work(shown.work), shown.since.elapsed()));
         // Pages that come again take the sum past what was expected.
-        bar.set_length(step.total_bytes.max(step.done_bytes));
-        bar.set_position(step.done_bytes);
+        bar.set_length(progress.total_bytes.max(progress.done_bytes));
+        bar.set_position(progress.done_bytes);
     }
 
-    fn note(&self, text: &str) {
-        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let note = || Notes.note(text);
-        match work.as_mut().and_then(|work| work.bar.as_ref()) {
-            Some(bar) => bar.suspend(note),
-            None => note(),
+    fn note(&self, note: &Note) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match shown.as_mut().and_then(|shown| shown.bar.as_ref()) {
+            Some(bar) => bar.suspend(|| print_note(note)),
+            None => print_note(note),
         }
     }
 
-    fn finished(&self) {
+    fn clear(&self) {
         clear(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.finished();
+        self.clear();
     }
 }
 
-fn clear(work: &mut Option<Work>) {
-    if let Some(bar) = work.take().and_then(|work| work.bar) {
+fn clear(shown: &mut Option<Shown>) {
+    if let Some(bar) = shown.take().and_then(|shown| shown.bar) {
         bar.finish_and_clear();
     }
 }
 
-fn new_bar(what: &str, elapsed: Duration) -> ProgressBar {
+fn new_bar(what: &'static str, elapsed: Duration) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(elapsed);
     let template = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
     // The template is fixed; should it be wrong all the same, the library's own bar does.
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(what.to_owned());
+    bar.set_message(what);
     bar
 }
 
 /// One JSON object per line.
 #[derive(Default)]
-struct JsonLines(Mutex<Option<(String, Instant)>>);
+struct JsonLines(Mutex<Option<(Work, Instant)>>);
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -103,26 +114,26 @@ enum Line<'a> {
     Note { text: &'a str },
 }
 
-impl Progress for JsonLines {
-    fn step(&self, step: Step<'_>) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let soon = last.as_ref().is_some_and(|(what, at)| what == step.what && at.elapsed() < LINE_EVERY);
-        if soon {
-            return;
+impl Events for JsonLines {
+    fn tell(&self, _: OperationId, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.progress(*progress),
+            Event::Note(note) => write_line(&Line::Note { text: &words::note(note) }),
+            // Steps are in the result.
+            Event::Step(_) | Event::WorkEnded => {}
         }
-        *last = Some((step.what.to_owned(), Instant::now()));
-        write_line(&Line::Progress {
-            what: step.what,
-            done_bytes: step.done_bytes,
-            total_bytes: step.total_bytes,
-        });
     }
+}
 
-    fn note(&self, text: &str) {
-        write_line(&Line::Note { text });
+impl JsonLines {
+    fn progress(&self, Progress { work, done_bytes, total_bytes }: Progress) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = last.as_ref().is_some_and(|(before, at)| *before == work && at.elapsed() < LINE_EVERY);
+        if !soon {
+            *last = Some((work, Instant::now()));
+            write_line(&Line::Progress { what: words::work(work), done_bytes, total_bytes });
+        }
     }
-
-    fn finished(&self) {}
 }
 
 /// Progress is a courtesy: a closed standard error does not end the work.
@@ -136,14 +147,16 @@ fn write_line(line: &Line<'_>) {
 /// Notes only, for logs.
 struct Notes;
 
-impl Progress for Notes {
-    fn step(&self, _: Step<'_>) {}
-
-    fn note(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "note: {}", printable(text));
+impl Events for Notes {
+    fn tell(&self, _: OperationId, event: &Event) {
+        if let Event::Note(note) = event {
+            print_note(note);
+        }
     }
+}
 
-    fn finished(&self) {}
+fn print_note(note: &Note) {
+    let _ = writeln!(io::stderr(), "note: {}", printable(&words::note(note)));
 }
 
 #[cfg(test)]

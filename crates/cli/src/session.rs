@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmrewind_engine::{Cancel, Engine, Error, Host, Result};
+use vmrewind_engine::{Cancel, Engine, Error, Helper, Host, Operation, Result};
 
 use crate::command_error::CommandError;
 use crate::global::GlobalOptions;
@@ -34,23 +34,30 @@ impl Session {
         signals::watch(&cancel)?;
         // Read here and not by clap, for which a variable would count as an argument that was given.
         let root = global.root.or_else(|| std::env::var_os("VMREWIND_ROOT").map(PathBuf::from));
-        Ok(Self { output: Output::new(global.json), cancel, yes: global.yes, root })
+        Ok(Self { output: Output::new(global.json, global.verbose > 0), cancel, yes: global.yes, root })
     }
 
-    /// Opens the engine on the root.
+    /// Begins an operation on the root.
     ///
     /// # Errors
     /// What keeps the root from being opened.
-    pub(crate) fn engine(&self) -> Result<Engine> {
-        Engine::open(&self.root()?, self.host(&self.cancel)?)
+    pub(crate) fn operation(&self) -> Result<Operation> {
+        self.begin(&self.cancel)
     }
 
     /// The same for work that must be ended whatever the user presses: the way back after a failure.
     ///
     /// # Errors
-    /// As [`Session::engine`].
-    pub(crate) fn unstoppable_engine(&self) -> Result<Engine> {
-        Engine::open(&self.root()?, self.host(&Cancel::default())?)
+    /// As [`Session::operation`].
+    pub(crate) fn unstoppable_operation(&self) -> Result<Operation> {
+        self.begin(&Cancel::default())
+    }
+
+    fn begin(&self, cancel: &Cancel) -> Result<Operation> {
+        let engine = Engine::open(&self.root()?, host()?)?;
+        let operation = engine.operation(progress::for_output(&self.output), cancel.clone());
+        self.output.follow(operation.time_line());
+        Ok(operation)
     }
 
     /// The root folder: the option or variable, else the user's own.
@@ -68,19 +75,15 @@ impl Session {
             None => user_root(),
         }
     }
+}
 
-    fn host(&self, cancel: &Cancel) -> Result<Host> {
-        let helper = std::env::current_exe()
-            .map_err(|error| Error::failed("cannot find the program's own file").because(error))?;
-        Ok(Host {
-            clock: host::clock()?,
-            random: host::random()?,
-            progress: progress::for_output(&self.output),
-            cancel: cancel.clone(),
-            helper,
-            steps: host::steps(),
-        })
-    }
+fn host() -> Result<Host> {
+    Ok(Host {
+        clock: host::clock()?,
+        random: host::random()?,
+        helper: Helper::this_program()?,
+        steps: host::steps(),
+    })
 }
 
 /// `$XDG_DATA_HOME/vmrewind`, or `~/.local/share/vmrewind` (XDG base directory specification).

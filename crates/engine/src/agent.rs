@@ -15,8 +15,8 @@ use vmrewind_qemu::qmp::agent::{
 use vmrewind_qemu::qmp::commands::Command;
 use vmrewind_qemu::qmp::{AgentClient, QmpError};
 
+use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::monitor::Monitor;
 use crate::vm::run_folder::socket;
 
@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A guest agent that answers.
 pub(crate) struct Agent<'a> {
-    host: &'a Host,
+    ctx: &'a Context,
     client: AgentClient,
 }
 
@@ -56,20 +56,20 @@ impl<'a> Agent<'a> {
     ///
     /// # Errors
     /// `Failed`, with a message that says in a few words what is missing: the channel, the agent, its answer.
-    pub(crate) fn find(host: &'a Host, channel: Option<&GuestAgentChannel>, run: &Path) -> Result<Self> {
+    pub(crate) fn find(ctx: &'a Context, channel: Option<&GuestAgentChannel>, run: &Path) -> Result<Self> {
         let channel = channel.ok_or_else(|| Error::failed("the VM has no channel to a guest agent"))?;
         let monitor = Monitor::connect_briefly(run, socket::STATUS)?;
         if !monitor.is_open_in_guest(&channel.chardev)? {
             return Err(Error::failed("no guest agent runs in the guest"));
         }
-        Self::connect(host, Path::new(&channel.socket), PING_PATIENCE)
+        Self::connect(ctx, Path::new(&channel.socket), PING_PATIENCE)
     }
 
-    fn connect(host: &'a Host, socket: &Path, patience: Duration) -> Result<Self> {
+    fn connect(ctx: &'a Context, socket: &Path, patience: Duration) -> Result<Self> {
         let mut first_sync = [0; 4];
-        host.random.fill(&mut first_sync);
+        ctx.host.random.fill(&mut first_sync);
         let client = AgentClient::connect(socket, u32::from_le_bytes(first_sync), patience);
-        let mut agent = Self { host, client: client.map_err(explained)? };
+        let mut agent = Self { ctx, client: client.map_err(explained)? };
         agent.ask(&GuestPing, patience)?;
         Ok(agent)
     }
@@ -106,7 +106,7 @@ impl<'a> Agent<'a> {
             if process.exited {
                 return Ok(GuestExit::of(process));
             }
-            self.host.cancel.check("a command ran in the guest")?;
+            self.ctx.cancel.check("a command ran in the guest")?;
             if Instant::now() >= deadline {
                 return Err(Error::failed(format!(
                     "'{path}' did not end within {timeout:?} and was left running in the guest (pid {pid})"
@@ -153,47 +153,14 @@ fn explained(error: QmpError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
     use vmrewind_testkit::fake_qemu::{FakeQemu, Step};
 
     use super::*;
-    use crate::host::{Cancel, Clock, Progress, Random, Step as Work};
+    use crate::testing::context;
 
     const LONG: Duration = Duration::from_secs(30);
     const SHORT: Duration = Duration::from_millis(50);
-
-    struct Still;
-
-    impl Clock for Still {
-        fn now(&self) -> Timestamp {
-            Timestamp::UNIX_EPOCH
-        }
-    }
-
-    impl Random for Still {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(1);
-        }
-    }
-
-    impl Progress for Still {
-        fn step(&self, _: Work<'_>) {}
-        fn note(&self, _: &str) {}
-        fn finished(&self) {}
-    }
-
-    fn host() -> Host {
-        Host {
-            clock: Arc::new(Still),
-            random: Arc::new(Still),
-            progress: Arc::new(Still),
-            cancel: Cancel::default(),
-            helper: "/nonexistent".into(),
-            steps: None,
-        }
-    }
 
     /// An agent that answers a ping, then what `script` says.
     fn scripted(script: Vec<Step>) -> FakeQemu {
@@ -207,7 +174,7 @@ mod tests {
     #[test]
     fn an_agent_that_is_silent_is_given_up() {
         let fake = FakeQemu::play(vec![Step::Silence]).unwrap();
-        let error = Agent::connect(&host(), &fake.socket(), SHORT).err().unwrap();
+        let error = Agent::connect(&context(), &fake.socket(), SHORT).err().unwrap();
         assert_eq!(error.to_string(), "the guest agent does not answer");
     }
 
@@ -222,7 +189,7 @@ mod tests {
                 Step::Expect("guest-get-time"),
                 Step::Return(json!(shown)),
             ]);
-            Agent::connect(&host(), &fake.socket(), LONG).unwrap().set_clock(Timestamp::UNIX_EPOCH)
+            Agent::connect(&context(), &fake.socket(), LONG).unwrap().set_clock(Timestamp::UNIX_EPOCH)
         };
         assert!(refused(1_000_000_000).is_ok());
         let error = refused(3_600_000_000_000).unwrap_err().to_string();
@@ -238,8 +205,8 @@ mod tests {
         let script = script.chain(running()).chain(running());
         let script = script.chain([Step::Expect("guest-exec-status"), Step::Return(ended)]);
         let fake = scripted(script.collect());
-        let host = host();
-        let mut agent = Agent::connect(&host, &fake.socket(), LONG).unwrap();
+        let ctx = context();
+        let mut agent = Agent::connect(&ctx, &fake.socket(), LONG).unwrap();
         let exit = agent.exec("/bin/sh", &["-c", "x"], LONG).unwrap();
         assert_eq!((exit.status, exit.signal, exit.output_cut), (Some(3), None, true));
         assert_eq!((exit.stdout, exit.stderr), (b"out\n".to_vec(), Vec::new()));
@@ -260,8 +227,8 @@ mod tests {
             Step::Fail { class: "CommandNotFound", desc: "guest-exec has been disabled" },
         ];
         let fake = scripted(script);
-        let host = host();
-        let mut agent = Agent::connect(&host, &fake.socket(), LONG).unwrap();
+        let ctx = context();
+        let mut agent = Agent::connect(&ctx, &fake.socket(), LONG).unwrap();
         let error = agent.exec("/bin/sleep", &[], Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("did not end") && error.contains("pid 7"), "{error}");
         let error = agent.exec("/bin/sh", &[], LONG).unwrap_err().to_string();

@@ -1,26 +1,39 @@
 //! The engine on one root folder; the operations are in [`crate::ops`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use vmrewind_store::Store;
 
+use crate::context::{Cancel, Context, Events, TimeLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
 use crate::journaled::Ledger;
-use crate::lazy;
+use crate::lazy::{self, Charge};
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::VmRecord;
 use crate::root::lock::VmLock;
 use crate::root::{Root, VmFolder};
 
-/// The engine on one root folder.
+/// The engine on one root folder: what all operations of a process share. Clones are the same engine.
+#[derive(Clone)]
 pub struct Engine {
     pub(crate) root: Root,
-    pub(crate) store: Store,
-    pub(crate) host: Host,
+    pub(crate) store: Arc<Store>,
+    host: Host,
+}
+
+/// One operation on an engine: its methods, in [`crate::ops`], are what vmrewind can do.
+///
+/// It has progress, cancellation and a time line of its own, so that several can go on at once.
+#[derive(Clone)]
+pub struct Operation {
+    pub(crate) root: Root,
+    pub(crate) store: Arc<Store>,
+    pub(crate) ctx: Context,
 }
 
 /// A VM that this process holds for writing, recovered and read, with its snapshots.
@@ -83,11 +96,24 @@ impl Engine {
     /// `Refused` for a root of a newer format or a folder that is no root, `Failed` without permission.
     pub fn open(path: &Path, host: Host) -> Result<Self> {
         let root = Root::open(path)?;
-        let store = open_store(&root)?;
+        let store = Arc::new(open_store(&root)?);
         let engine = Self { root, store, host };
         engine.sweep_gone_vms();
         engine.sweep_flat();
         Ok(engine)
+    }
+
+    /// Begins an operation, which tells `events` and stops once `cancel` says so.
+    pub fn operation(&self, events: Arc<dyn Events>, cancel: Cancel) -> Operation {
+        let ctx = Context::new(&self.host, events, cancel);
+        Operation { root: self.root.clone(), store: Arc::clone(&self.store), ctx }
+    }
+}
+
+impl Operation {
+    /// When the steps of this operation were done.
+    pub fn time_line(&self) -> &TimeLine {
+        &self.ctx.time_line
     }
 
     /// Takes a VM for writing; finishes or undoes first what a dead command left.
@@ -101,7 +127,7 @@ impl Engine {
     /// Finishes or undoes what a dead command left on a VM whose lock is held, and reads the VM.
     pub(crate) fn recovered(&self, name: &VmName, locked: Locked) -> Result<HeldVm> {
         // First: the recovery talks to a QEMU that may wait for its memory.
-        lazy::settle(self, name, &locked.folder, true)?;
+        lazy::bring_up_to_date(&self.ctx, &self.charge(name, &locked.folder), true)?;
         self.ledger(&locked.folder).recover()?;
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })
@@ -127,9 +153,19 @@ impl Engine {
         Ok(Locked { folder, lock })
     }
 
+    /// The VM in `folder`, whose memory page servers may have to serve.
+    pub(crate) fn charge(&self, name: &VmName, folder: &VmFolder) -> Charge {
+        Charge {
+            helper: self.ctx.host.helper.clone(),
+            root: self.root.path().to_owned(),
+            vm: name.clone(),
+            folder: folder.clone(),
+        }
+    }
+
     /// The journal of the VM in `folder`, whose lock is held.
     pub(crate) fn ledger<'a>(&'a self, folder: &'a VmFolder) -> Ledger<'a> {
-        Ledger { host: &self.host, store: &self.store, folder }
+        Ledger { ctx: &self.ctx, store: &self.store, folder }
     }
 
     /// Reads a VM. Finishes or undoes first what a dead command left; beside a living one, reads what is there.
@@ -139,14 +175,14 @@ impl Engine {
         if let Some(journal) = Journal::load(&folder)? {
             match VmLock::try_take(&folder.lock())? {
                 Some(_lock) => {
-                    lazy::settle(self, name, &folder, true)?;
+                    lazy::bring_up_to_date(&self.ctx, &self.charge(name, &folder), true)?;
                     self.ledger(&folder).recover()?;
                 }
                 None => operation = Some(journal.operation),
             }
         }
         if operation.is_none() {
-            lazy::settle(self, name, &folder, false)?;
+            lazy::bring_up_to_date(&self.ctx, &self.charge(name, &folder), false)?;
         }
         let record = VmRecord::load(&folder, name)?;
         let snapshots = Snapshots::load(&folder)?;
@@ -167,6 +203,6 @@ impl Engine {
 
     /// Whether the user asked for an end; operations look at this between steps.
     pub(crate) fn check_cancel(&self, what: &str) -> Result<()> {
-        self.host.cancel.check(what)
+        self.ctx.cancel.check(what)
     }
 }

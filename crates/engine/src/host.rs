@@ -1,13 +1,17 @@
-//! What the engine is given by its caller: clock, randomness, the helper program, progress and cancellation.
+//! What the engine is given by the process it is in: clock, randomness, the helper program.
 //!
-//! Nothing in the engine reads the time of day or makes an id by itself, so that tests can fix both.
+//! Nothing in the engine reads the time of day or makes an id by itself, so that tests can fix both. What belongs to one
+//! operation is in [`crate::context`].
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, Result};
+use crate::context::Steps;
+use crate::error::{Context as _, Result};
 
 /// Tells the time of day.
 pub trait Clock: Send + Sync {
@@ -21,93 +25,55 @@ pub trait Random: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
-/// How far a long piece of work is.
-#[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
-    /// What is being done, for a person: `capturing memory`.
-    pub what: &'a str,
-    /// Bytes done.
-    pub done_bytes: u64,
-    /// Bytes expected in all; work that sends pages again can pass it.
-    pub total_bytes: u64,
-}
+/// The program that is started as `HELPER __pause-guard ...`: the binary `vmrewind`, held open.
+///
+/// By descriptor and not by path: an upgrade replaces or removes the file under a process that lives on, and a helper of
+/// another version might not understand it.
+#[derive(Debug, Clone)]
+pub struct Helper(Arc<File>);
 
-/// Hears of progress; called at most some ten times a second, from the thread that does the work.
-pub trait Progress: Send + Sync {
-    /// The work has come this far.
-    fn step(&self, step: Step<'_>);
-    /// Something the user should know that is neither result nor error.
-    fn note(&self, text: &str);
-    /// The work is over, successfully or not; a progress bar can go.
-    fn finished(&self);
-}
-
-/// A request to stop, set from a signal handler and looked at between steps.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks for the work to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the work should stop.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Fails with kind `Interrupted` once the work should stop.
+impl Helper {
+    /// The program that this process runs, even where its file was replaced or removed since.
     ///
     /// # Errors
-    /// `Interrupted`, naming `what` was going on.
-    pub fn check(&self, what: &str) -> Result<()> {
-        if self.is_cancelled() { Err(Error::interrupted(what)) } else { Ok(()) }
+    /// `Failed` where /proc does not give it.
+    pub fn this_program() -> Result<Self> {
+        Self::open(Path::new("/proc/self/exe"))
+    }
+
+    /// The program in a file.
+    ///
+    /// # Errors
+    /// `Failed` where it can't be opened.
+    pub fn open(program: &Path) -> Result<Self> {
+        let file =
+            File::open(program).context(|| format!("cannot open the program '{}'", program.display()))?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// A command that runs it. The child opens the descriptor by its own /proc entry before `exec` closes it.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        // What `ps` shows; the path would say nothing to a person.
+        command.arg0("vmrewind");
+        command
     }
 }
 
-/// Hears which step of an operation was just done. Nothing depends on it: tests use it to stop an operation there.
-pub trait Steps: Send + Sync {
-    /// The step of that name is done; the next has not begun.
-    fn reached(&self, step: &'static str);
-}
-
-/// Everything ambient that the engine uses.
+/// Everything ambient that the engine uses, shared by all operations of the process.
 #[derive(Clone)]
 pub struct Host {
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
     pub random: Arc<dyn Random>,
-    /// Hears of progress.
-    pub progress: Arc<dyn Progress>,
-    /// Set when the user wants to stop.
-    pub cancel: Cancel,
-    /// The program that is started as `HELPER guard ...` to watch over a pause: the binary `vmrewind`.
-    pub helper: PathBuf,
+    /// The program that watches over pauses and serves memory, as a process of its own.
+    pub helper: Helper,
     /// Hears of steps, in tests.
     pub steps: Option<Arc<dyn Steps>>,
 }
 
 impl Host {
-    /// Tells that a step is done.
-    pub(crate) fn reached(&self, step: &'static str) {
-        if let Some(steps) = &self.steps {
-            steps.reached(step);
-        }
-    }
-
-    /// Tells of progress, and says whether to go on.
-    pub(crate) fn step(&self, step: Step) -> ControlFlow<()> {
-        self.progress.step(step);
-        self.go_on()
-    }
-
-    /// Breaks off where the user wants to stop.
-    pub(crate) fn go_on(&self) -> ControlFlow<()> {
-        if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
     /// Makes `N` random bytes, written in lower-case hex.
     pub(crate) fn random_hex<const N: usize>(&self) -> String {
         let mut bytes = [0_u8; N];

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use vmrewind_store::Store;
 
+use crate::context::{Context, Note};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::Host;
 use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
 use crate::lazy;
@@ -40,7 +40,7 @@ const END_PATIENCE: Duration = Duration::from_secs(3);
 /// The journal of one VM and what is needed to carry it out. The VM's lock is held.
 #[derive(Clone, Copy)]
 pub(crate) struct Ledger<'a> {
-    pub(crate) host: &'a Host,
+    pub(crate) ctx: &'a Context,
     pub(crate) store: &'a Store,
     pub(crate) folder: &'a VmFolder,
 }
@@ -53,11 +53,11 @@ impl Ledger<'_> {
         tracing::info!(operation, "recovering");
         match &journal.phase {
             Phase::Prepare(plan) => {
-                self.host.progress.note(&format!("an interrupted '{operation}' is being undone"));
+                self.ctx.note(Note::Undoing { operation: operation.clone() });
                 self.undo(&operation, plan)
             }
             Phase::Commit(plan) => {
-                self.host.progress.note(&format!("an interrupted '{operation}' is being finished"));
+                self.ctx.note(Note::Finishing { operation: operation.clone() });
                 self.redo(plan).and_then(|()| Journal::clear(self.folder))
             }
         }
@@ -67,8 +67,8 @@ impl Ledger<'_> {
 
     /// Writes that an operation begins, and how it would be undone.
     pub(crate) fn prepare(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
-        Journal::new(operation, self.host.clock.now(), Phase::Prepare(plan.clone())).save(self.folder)?;
-        self.host.reached("journal-prepared");
+        Journal::new(operation, self.ctx.now(), Phase::Prepare(plan.clone())).save(self.folder)?;
+        self.ctx.reached("journal-prepared");
         Ok(())
     }
 
@@ -79,14 +79,14 @@ impl Ledger<'_> {
     pub(crate) fn commit(&self, operation: &str, plan: &RedoPlan) -> Result<()> {
         self.sync_layers(plan)?;
         let phase = Phase::Commit(Box::new(plan.clone()));
-        let saved = Journal::new(operation, self.host.clock.now(), phase).save(self.folder);
+        let saved = Journal::new(operation, self.ctx.now(), phase).save(self.folder);
         // A journal that can't be read may be the new one: nothing is known to be undecided then.
         if saved.is_err()
             && matches!(Journal::load(self.folder), Ok(None | Some(Journal { phase: Phase::Prepare(_), .. })))
         {
             return saved;
         }
-        self.host.reached("committed");
+        self.ctx.reached("committed");
         saved.and_then(|()| self.redo(plan)).and_then(|()| Journal::clear(self.folder)).map_err(|error| {
             error
                 .while_doing(format!("'{operation}' is decided but not complete"))
@@ -121,7 +121,7 @@ impl Ledger<'_> {
             }
             (None, Cause::Restore) => Vec::new(),
         };
-        self.host.reached("undo-guest-let-go");
+        self.ctx.reached("undo-guest-let-go");
         // Nothing names the image, and what it takes may be what the rest needs on a full disk.
         if let Some(image) = &plan.image {
             remove_image(self.store, image)?;
@@ -186,23 +186,23 @@ impl Ledger<'_> {
             && let Some(process) = Process::find(self.folder)?
         {
             let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
-            self.host.reached("guest-resumed");
+            self.ctx.reached("guest-resumed");
         }
         for manifest in &plan.write {
             self.freeze(manifest);
             manifest.save(self.folder)?;
         }
-        self.host.reached("manifests-written");
+        self.ctx.reached("manifests-written");
         plan.record.save(self.folder)?;
-        self.host.reached("record-written");
+        self.ctx.reached("record-written");
         for id in &plan.remove {
             remove_file(&self.folder.manifest(id))?;
             remove_file(&self.folder.working_set(id))?;
         }
         sync_dir(&self.folder.snapshots())?;
-        self.host.reached("manifests-removed");
+        self.ctx.reached("manifests-removed");
         self.remove_layers(&plan.remove_layers)?;
-        self.host.reached("layers-removed");
+        self.ctx.reached("layers-removed");
         for image in &plan.remove_images {
             remove_image(self.store, image)?;
         }

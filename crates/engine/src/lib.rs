@@ -9,6 +9,7 @@
 //!    |-- layers/    bases, deltas, who needs which
 //!    |-- vm/        the QEMU process: found, started, ended
 //!    |-- agent      the guest agent: clock, commands in the guest
+//!    |-- context    one operation: its events, its cancellation, its time line
 //!    |-- record/    vm.json, manifests, journal
 //!    '-- root/      folders, atomic files, locks
 //! ```
@@ -19,6 +20,7 @@
 
 mod agent;
 mod capture;
+mod context;
 mod engine;
 mod error;
 mod flat;
@@ -35,13 +37,18 @@ mod parallel;
 mod record;
 mod replay;
 mod root;
+#[cfg(test)]
+mod testing;
 mod view;
 mod vm;
 
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
-pub use engine::Engine;
+pub use context::{
+    Cancel, Context, Event, Events, Note, OperationId, Progress, StepTime, Steps, TimeLine, Unheard, Work,
+};
+pub use engine::{Engine, Operation};
 pub use error::{Error, ErrorKind, Result};
-pub use host::{Cancel, Clock, Host, Progress, Random, Step, Steps};
+pub use host::{Clock, Helper, Host, Random};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};
 pub use lazy::{PAGES_COMMAND, PageServer, serve_pages};
 pub use ops::check::{CheckView, DamageView};

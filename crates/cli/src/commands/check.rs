@@ -31,7 +31,7 @@ pub(crate) struct CheckArguments {
 /// # Errors
 /// `Damaged` where damage was found, after the report; else as the engine's `check`.
 pub(crate) fn run(session: &Session, arguments: &CheckArguments) -> Result<(), CommandError> {
-    let view = session.engine()?.check(arguments.read_data)?;
+    let view = session.operation()?.check(arguments.read_data)?;
     let printed = session.output.result(&view, || describe(&view));
     if view.ok {
         return Ok(printed?);

@@ -30,8 +30,8 @@ pub(crate) struct GcArguments {
 /// # Errors
 /// As the engine's `gc`.
 pub(crate) fn run(session: &Session, arguments: &GcArguments) -> Result<(), CommandError> {
-    let engine = session.engine()?;
-    let view = if arguments.dry_run { engine.gc_plan()? } else { engine.gc()? };
+    let operation = session.operation()?;
+    let view = if arguments.dry_run { operation.gc_plan()? } else { operation.gc()? };
     session.output.result(&view, || describe(&view))?;
     Ok(())
 }

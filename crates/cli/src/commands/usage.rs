@@ -33,7 +33,7 @@ const COLUMNS: [Column; 5] =
 /// As the engine's `usage`.
 pub(crate) fn run(session: &Session, arguments: &UsageArguments) -> Result<(), CommandError> {
     let vms: Vec<VmName> = arguments.vms.iter().map(|vm| vm.parse()).collect::<Result<_, Error>>()?;
-    let view = session.engine()?.usage(&vms)?;
+    let view = session.operation()?.usage(&vms)?;
     session.output.result(&view, || describe(&view, session.output.colours()))?;
     Ok(())
 }

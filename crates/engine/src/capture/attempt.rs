@@ -8,9 +8,9 @@ use vmrewind_store::{ImageWriter, Store, WriteOptions};
 
 use crate::capture::guard::{Guard, Watch};
 use crate::capture::method::Bounds;
-use crate::engine::{Engine, Held};
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::Host;
+use crate::context::Context;
+use crate::engine::{Held, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::ids::SnapshotId;
 use crate::images::image_id;
 use crate::images::store_error;
@@ -60,9 +60,9 @@ impl<'a> Attempt<'a> {
     }
 
     /// The capture proper.
-    pub(crate) fn shot<'b>(&'b self, engine: &'b Engine, max_pause: Option<Duration>) -> Shot<'b> {
+    pub(crate) fn shot<'b>(&'b self, operation: &'b Operation, max_pause: Option<Duration>) -> Shot<'b> {
         Shot {
-            host: &engine.host,
+            ctx: &operation.ctx,
             monitor: &self.monitor,
             run: &self.process.run,
             disks: &self.disks,
@@ -103,11 +103,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// A guard, armed, where there is a running guest to look after.
-    pub(crate) fn guard(&self, host: &Host) -> Result<Option<Guard>> {
+    pub(crate) fn guard(&self, ctx: &Context) -> Result<Option<Guard>> {
         if !self.guest_runs {
             return Ok(None);
         }
-        let mut guard = Guard::start(host, self.folder)?;
+        let mut guard = Guard::start(ctx, self.folder)?;
         guard.arm(Watch::Pause)?;
         Ok(Some(guard))
     }

@@ -16,11 +16,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::error::{Context, Error, Result};
-use crate::host::Host;
+use crate::context::Context;
+use crate::error::{Context as _, Error, Result};
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Journal, Phase};
 use crate::root::VmFolder;
@@ -66,15 +66,15 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Starts a guard for the VM in `folder`; it does nothing before [`Guard::arm`].
-    pub(crate) fn start(host: &Host, folder: &VmFolder) -> Result<Self> {
-        let mut guard = Self::begin(host, folder)?;
+    pub(crate) fn start(ctx: &Context, folder: &VmFolder) -> Result<Self> {
+        let mut guard = Self::begin(ctx, folder)?;
         guard.wait_ready()?;
         Ok(guard)
     }
 
     /// Starts a guard without waiting until it is ready.
-    pub(crate) fn begin(host: &Host, folder: &VmFolder) -> Result<Self> {
-        let mut command = Command::new(&host.helper);
+    pub(crate) fn begin(ctx: &Context, folder: &VmFolder) -> Result<Self> {
+        let mut command = ctx.host.helper.command();
         command.arg(GUARD_COMMAND).arg(folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = own_session(&mut command).spawn().context(cannot_start)?;

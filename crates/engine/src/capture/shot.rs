@@ -13,8 +13,8 @@ use vmrewind_store::ImageWriter;
 
 use crate::capture::method::{Bounds, downtime_goal_ms};
 use crate::capture::receive::{Gauge, Received, Receiver};
+use crate::context::{Context, Work};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Host, Step};
 use crate::monitor::{DiskSwitch, Monitor, stands_still_for_us};
 use crate::record::snapshot::Method;
 use crate::vm::run_folder::socket;
@@ -33,7 +33,7 @@ const LOOK_EVERY_IN_PAUSE: Duration = Duration::from_millis(2);
 /// What an attempt needs.
 pub(crate) struct Shot<'a> {
     /// Progress and cancellation.
-    pub(crate) host: &'a Host,
+    pub(crate) ctx: &'a Context,
     /// QEMU.
     pub(crate) monitor: &'a Monitor,
     /// The VM's run folder.
@@ -113,13 +113,13 @@ impl Shot<'_> {
         self.monitor.migrate(&self.run.join(socket::STREAM)).map_err(Miss::Method)?;
         self.wait_for_switchover(receiver, events)?;
         let stopped = Instant::now();
-        self.host.reached("guest-stopped");
+        self.ctx.reached("guest-stopped");
         self.monitor.switch_disks(self.disks)?;
-        self.host.reached("disks-switched");
-        let instant = self.host.clock.now();
+        self.ctx.reached("disks-switched");
+        let instant = self.ctx.now();
         self.monitor.continue_migration()?;
         self.wait_completed_in_pause(events, stopped, Some(SWITCHOVER_PATIENCE))?;
-        self.host.reached("state-sent");
+        self.ctx.reached("state-sent");
         self.monitor.cont()?;
         Ok(instant)
     }
@@ -138,7 +138,7 @@ impl Shot<'_> {
             }
             self.look_in_pause(events, stopped, Some(FIRST_PAGE_PATIENCE))?;
         }
-        self.host.reached("state-sent");
+        self.ctx.reached("state-sent");
         if self.guest_runs {
             self.monitor.cont()?;
         }
@@ -157,10 +157,10 @@ impl Shot<'_> {
     /// Stops the guest and switches its disks: the begin of every capture whose instant is its begin.
     fn stop_and_switch(&self) -> Result<(Instant, jiff::Timestamp)> {
         self.monitor.stop()?;
-        let (stopped, instant) = (Instant::now(), self.host.clock.now());
-        self.host.reached("guest-stopped");
+        let (stopped, instant) = (Instant::now(), self.ctx.now());
+        self.ctx.reached("guest-stopped");
         self.monitor.switch_disks(self.disks)?;
-        self.host.reached("disks-switched");
+        self.ctx.reached("disks-switched");
         Ok((stopped, instant))
     }
 
@@ -217,7 +217,7 @@ impl Shot<'_> {
         if self.reaches(events, LOOK_EVERY_IN_PAUSE, &MigrationStatus::Completed)? {
             return Ok(true);
         }
-        self.host.cancel.check("capturing the VM")?;
+        self.ctx.cancel.check("capturing the VM")?;
         if self.max_pause.is_some_and(|max| stopped.elapsed() > max) {
             return Err(Miss::Method(over_budget(stopped.elapsed(), self.max_pause)));
         }
@@ -249,7 +249,7 @@ impl Shot<'_> {
     }
 
     fn check_alive(&self, receiver: &Receiver) -> std::result::Result<(), Miss> {
-        self.host.cancel.check("capturing the VM")?;
+        self.ctx.cancel.check("capturing the VM")?;
         if receiver.gauge.ended() && !self.migration_is(&MigrationStatus::Completed) {
             return Err(Miss::Final(Error::failed("the guest's memory could not be received")));
         }
@@ -284,7 +284,8 @@ impl Shot<'_> {
         if total_bytes > 0 {
             // Pages that come again count again: the figure is how much of one pass is done.
             let done_bytes = gauge.covered_bytes().min(total_bytes);
-            self.host.progress.step(Step { what: "capturing memory", done_bytes, total_bytes });
+            // Whether to go on is looked at elsewhere, where stopping is safe.
+            let _ = self.ctx.progress(Work::CapturingMemory, done_bytes, total_bytes);
         }
     }
 

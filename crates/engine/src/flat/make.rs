@@ -10,9 +10,9 @@ use vmrewind_store::{ImageReader, SpaceIndex};
 
 use super::{NOTE, NotShared, Note};
 use crate::capture::image;
-use crate::engine::Engine;
+use crate::context::Work;
+use crate::engine::Operation;
 use crate::error::{Context, Error, Result};
-use crate::host::Step;
 use crate::images::{image_id, store_error};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
@@ -23,7 +23,7 @@ use crate::vm::process::boot_id;
 /// What must stay free on the file system besides the file.
 const SPARE_BYTES: u64 = 64 << 20;
 
-impl Engine {
+impl Operation {
     /// Fills a flat folder whose lock is held. What is left there after a failure is the caller's to remove.
     pub(super) fn make_flat(
         &self,
@@ -57,7 +57,7 @@ impl Engine {
         remove_file(&folder.join(NOTE))?;
         self.write_ram(&reader, space.index, &folder.join("ram"))?;
         let feed = Feed {
-            host: &self.host,
+            ctx: &self.ctx,
             image: &reader,
             captured: &captured,
             present: Some(at),
@@ -66,9 +66,9 @@ impl Engine {
         let mut state = BufWriter::new(create(&folder.join("state"))?);
         feed.write(&mut state)?;
         state.flush().map_err(|error| io_error("cannot write the machine's state", error))?;
-        self.host.reached("flat-written");
+        self.ctx.reached("flat-written");
         tracing::info!(image, "memory file written");
-        self.host.progress.finished();
+        self.ctx.work_ended();
         let note = Note {
             version: RECORD_VERSION,
             image: image.to_owned(),
@@ -83,7 +83,7 @@ impl Engine {
     /// Writes the pages of a space to where they are in memory.
     fn write_ram(&self, reader: &ImageReader, space: SpaceIndex, path: &Path) -> Result<()> {
         let mut progress = |done_bytes: u64, total_bytes: u64| {
-            self.host.step(Step { what: "writing the memory file", done_bytes, total_bytes })
+            self.ctx.progress(Work::WritingMemoryFile, done_bytes, total_bytes)
         };
         // One that a dead command left is not to be continued.
         remove_file(path)?;

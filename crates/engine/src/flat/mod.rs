@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use vmrewind_files::{Flock, Kind, Wait};
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Operation};
 use crate::error::{Context, Error, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
@@ -129,7 +129,7 @@ fn lock_file(folder: &Path, kind: Kind) -> Result<Option<Flock>> {
     lock().map_err(|error| cannot_lock(&path, error))
 }
 
-impl Engine {
+impl Operation {
     /// The memory file of a snapshot's image, made if it is not there.
     ///
     /// # Errors
@@ -182,7 +182,9 @@ impl Engine {
             }
         }
     }
+}
 
+impl Engine {
     /// Removes the memory files that nobody uses. Failures can wait.
     pub(crate) fn sweep_flat(&self) {
         for entry in fs::read_dir(self.root.flat()).into_iter().flatten().flatten() {

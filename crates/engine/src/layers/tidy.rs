@@ -4,21 +4,21 @@
 //! on: in a frozen one they would stay for good. A QEMU that was ended by us closed its images, and costs nothing here.
 //! A layer that can't be tidied is used as it is: it is no worse for that, and a restore may be what helps.
 
+use crate::context::{Context, Note};
 use crate::error::Result;
-use crate::host::Host;
 use crate::layers::image_tool::free_leaks;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::vm::process::Process;
 
 /// Frees unused clusters where the VM's last QEMU, which must not run any more, did not end by our hand.
-pub(crate) fn tidy(host: &Host, folder: &VmFolder, record: &VmRecord) -> Result<()> {
+pub(crate) fn tidy(ctx: &Context, folder: &VmFolder, record: &VmRecord) -> Result<()> {
     if !Process::left_its_note(folder) {
         return Ok(());
     }
     for disk in &record.disks {
         if let Err(error) = free_leaks(&folder.layer(&disk.name, &disk.active)) {
-            host.progress.note(&format!("disk '{}' was not tidied: {error}", disk.name));
+            ctx.note(Note::NotTidied { disk: disk.name.clone(), error: error.to_string() });
         }
     }
     Process::forget(folder)

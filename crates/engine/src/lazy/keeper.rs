@@ -3,16 +3,12 @@
 //! A command that talks to a QEMU waits for its main loop, and that can wait for a page. Where both servers were killed
 //! nobody but this command would start them again.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{revive, under_way};
-use crate::engine::Engine;
+use super::{Charge, under_way};
 use crate::error::{Context, Result};
-use crate::ids::VmName;
-use crate::root::VmFolder;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -25,17 +21,12 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Begins to look, at a VM whose lock is held.
-    pub(super) fn begin(engine: &Engine, vm: &VmName, folder: &VmFolder) -> Result<Self> {
+    pub(super) fn begin(charge: &Charge) -> Result<Self> {
         let (stop, stopped) = channel();
-        let charge = Charge {
-            program: engine.host.helper.clone(),
-            root: engine.root.path().to_owned(),
-            vm: vm.clone(),
-            folder: folder.clone(),
-        };
+        let charge = charge.clone();
         let look = move || {
             while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                charge.look();
+                look_after(&charge);
             }
         };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(look);
@@ -53,19 +44,10 @@ impl Drop for Keeper {
     }
 }
 
-struct Charge {
-    program: PathBuf,
-    root: PathBuf,
-    vm: VmName,
-    folder: VmFolder,
-}
-
-impl Charge {
-    fn look(&self) {
-        if under_way(&self.folder).is_some()
-            && let Err(error) = revive(&self.program, &self.root, &self.vm, &self.folder)
-        {
-            tracing::info!("{error}: {}", error.causes().join(": "));
-        }
+fn look_after(charge: &Charge) {
+    if under_way(&charge.folder).is_some()
+        && let Err(error) = charge.revive()
+    {
+        tracing::info!("{error}: {}", error.causes().join(": "));
     }
 }

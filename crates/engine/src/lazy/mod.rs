@@ -9,7 +9,7 @@
 //!    commit, cont, end of the command       ... until QEMU has everything: record removed
 //! ```
 //! The record (`lazy.json`) is there as long as memory is missing. Whoever works on the VM finds it: the state is
-//! `restoring`, captures wait, and servers that died are started again ([`settle`]).
+//! `restoring`, captures wait, and servers that died are started again ([`bring_up_to_date`]).
 
 mod ahead;
 mod keeper;
@@ -21,7 +21,7 @@ mod supervisor;
 mod worker;
 pub(crate) mod working_set;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,9 +33,9 @@ pub(crate) use record::{Failure, LazyProgress, LazyRecord};
 use record::{ServerLock, Servers};
 use supervisor::{Role, command, qemu_of};
 
-use crate::engine::Engine;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::host::Step;
+use crate::context::{Context, Note, Work};
+use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::host::Helper;
 use crate::ids::VmName;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
@@ -58,12 +58,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a page server for a QEMU that is still to be started; it opens the snapshot's image meanwhile.
-    pub(crate) fn begin(
-        engine: &Engine,
-        vm: &VmName,
-        folder: &VmFolder,
-        snapshot: &Manifest,
-    ) -> Result<Self> {
+    pub(crate) fn begin(charge: &Charge, snapshot: &Manifest) -> Result<Self> {
         let image = snapshot.memory.as_ref().map(|memory| memory.image.clone());
         let record = LazyRecord {
             version: RECORD_VERSION,
@@ -74,22 +69,16 @@ impl Server {
             loaded: false,
             failure: None,
         };
-        record.save(folder)?;
-        let (child, pipe) = start(&engine.host.helper, engine.root.path(), vm, Role::Begin)?;
+        record.save(&charge.folder)?;
+        let (child, pipe) = charge.start(Role::Begin)?;
         Ok(Self { record, child: Some(child), pipe })
     }
 
     /// Tells which QEMU is served, and sees to it that it is while the keeper lives.
-    pub(crate) fn is_for(
-        &mut self,
-        qemu: ProcessMark,
-        engine: &Engine,
-        vm: &VmName,
-        folder: &VmFolder,
-    ) -> Result<Keeper> {
+    pub(crate) fn is_for(&mut self, qemu: ProcessMark, charge: &Charge) -> Result<Keeper> {
         self.record.qemu = Some(qemu);
-        self.save(folder)?;
-        Keeper::begin(engine, vm, folder)
+        self.save(&charge.folder)?;
+        Keeper::begin(charge)
     }
 
     /// Whether somebody still serves.
@@ -127,54 +116,70 @@ impl Drop for Server {
     }
 }
 
-fn start(program: &Path, root: &Path, vm: &VmName, role: Role) -> Result<(Child, Option<ChildStdin>)> {
-    let mut command = command(program, role, root, vm);
-    command.stdin(if role == Role::Begin { Stdio::piped() } else { Stdio::null() });
-    let mut child = own_session(&mut command)
-        .spawn()
-        .context(|| "cannot start the process that serves the guest's memory".into())?;
-    let pipe = child.stdin.take();
-    Ok((child, pipe))
+/// A VM whose memory page servers may have to serve, and what they are started with.
+#[derive(Clone)]
+pub(crate) struct Charge {
+    /// The program of the page servers.
+    pub(crate) helper: Helper,
+    /// The root folder.
+    pub(crate) root: PathBuf,
+    /// The VM.
+    pub(crate) vm: VmName,
+    /// Its folder.
+    pub(crate) folder: VmFolder,
+}
+
+impl Charge {
+    fn start(&self, role: Role) -> Result<(Child, Option<ChildStdin>)> {
+        let mut command = command(&self.helper, role, &self.root, &self.vm);
+        command.stdin(if role == Role::Begin { Stdio::piped() } else { Stdio::null() });
+        let mut child = own_session(&mut command)
+            .spawn()
+            .context(|| "cannot start the process that serves the guest's memory".into())?;
+        let pipe = child.stdin.take();
+        Ok((child, pipe))
+    }
+
+    /// Starts the servers of a lazy restore under way again, where both have died; removes its record where QEMU has.
+    /// Says whether they were started.
+    fn revive(&self) -> Result<bool> {
+        let folder = &self.folder;
+        if ServerLock::is_held(folder)? {
+            return Ok(false);
+        }
+        let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
+            return Ok(false);
+        };
+        if qemu_of(&record, folder)?.is_none() {
+            return record.remove_this(folder).map(|()| false);
+        }
+        let (mut child, _) = self.start(Role::Revive)?;
+        let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        let deadline = Instant::now() + BEGIN_PATIENCE;
+        while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
+            if Instant::now() >= deadline {
+                return Err(Error::failed("the page server does not start").hint("try again"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
 }
 
 /// Brings the record of a lazy restore up to date: removed where its QEMU is gone, servers started again where both
 /// have died. With `held` the VM's lock is held, so that no restore is about to begin.
-pub(crate) fn settle(engine: &Engine, vm: &VmName, folder: &VmFolder, held: bool) -> Result<()> {
-    let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
-        recovery::forget_events(folder);
+pub(crate) fn bring_up_to_date(ctx: &Context, charge: &Charge, held: bool) -> Result<()> {
+    let Some(record) = LazyRecord::load(&charge.folder).filter(|record| record.failure.is_none()) else {
+        recovery::forget_events(&charge.folder);
         return Ok(());
     };
     if record.qemu.is_none() && !held {
         return Ok(());
     }
-    if revive(&engine.host.helper, engine.root.path(), vm, folder)? {
-        engine.host.progress.note("the page server of an unfinished restore was gone; it is started again");
+    if charge.revive()? {
+        ctx.note(Note::PageServerRevived);
     }
     Ok(())
-}
-
-/// Starts the servers of a lazy restore under way again, where both have died; removes its record where QEMU has. Says
-/// whether they were started.
-fn revive(program: &Path, root: &Path, vm: &VmName, folder: &VmFolder) -> Result<bool> {
-    if ServerLock::is_held(folder)? {
-        return Ok(false);
-    }
-    let Some(record) = LazyRecord::load(folder).filter(|record| record.failure.is_none()) else {
-        return Ok(false);
-    };
-    if qemu_of(&record, folder)?.is_none() {
-        return record.remove_this(folder).map(|()| false);
-    }
-    let (mut child, _) = start(program, root, vm, Role::Revive)?;
-    let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
-    let deadline = Instant::now() + BEGIN_PATIENCE;
-    while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
-        if Instant::now() >= deadline {
-            return Err(Error::failed("the page server does not start").hint("try again"));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(true)
 }
 
 /// The lazy restore that is under way on a VM, if there is one.
@@ -208,10 +213,11 @@ pub(crate) fn forget_failure(folder: &VmFolder) -> Result<()> {
 ///
 /// # Errors
 /// The failure of the restore, `Interrupted`.
-pub(crate) fn wait_whole(engine: &Engine, vm: &VmName, folder: &VmFolder) -> Result<()> {
+pub(crate) fn wait_whole(ctx: &Context, charge: &Charge) -> Result<()> {
+    let Charge { vm, folder, .. } = charge;
     let mut told = false;
     loop {
-        settle(engine, vm, folder, true)?;
+        bring_up_to_date(ctx, charge, true)?;
         if let Some((record, failure)) = failure(folder) {
             return Err(failure_error(vm, &record, &failure));
         }
@@ -220,11 +226,11 @@ pub(crate) fn wait_whole(engine: &Engine, vm: &VmName, folder: &VmFolder) -> Res
         }
         if !told {
             told = true;
-            engine.host.progress.note("the memory of the last restore is still coming in; waiting for it");
+            ctx.note(Note::WaitingForMemory);
         }
         let LazyProgress { done_bytes, total_bytes } = LazyProgress::load(folder);
-        engine.host.progress.step(Step { what: "restoring memory", done_bytes, total_bytes });
-        engine.check_cancel("waiting for the memory of the last restore")?;
+        let _ = ctx.progress(Work::RestoringMemory, done_bytes, total_bytes);
+        ctx.cancel.check("waiting for the memory of the last restore")?;
         std::thread::sleep(Duration::from_millis(50));
     }
 }

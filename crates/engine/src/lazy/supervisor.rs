@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use super::log::Log;
 use super::record::{Failure, LazyRecord, ServerLock, Servers};
 use super::worker::Worker;
+use crate::context::Steps;
 use crate::error::{Context, Error, Result};
-use crate::host::Steps;
+use crate::host::Helper;
 use crate::ids::VmName;
 use crate::record::journal::ProcessMark;
 use crate::root::{Root, VmFolder};
@@ -70,8 +71,8 @@ pub struct PageServer {
     pub root: PathBuf,
     /// The VM.
     pub vm: String,
-    /// The program that is started as `PROGRAM __page-server ...` for the worker.
-    pub program: PathBuf,
+    /// The program that is started as `vmrewind __page-server ...` for the worker.
+    pub program: Helper,
     /// Hears of steps, in tests.
     pub steps: Option<Arc<dyn Steps>>,
 }
@@ -98,8 +99,8 @@ pub fn serve_pages(server: PageServer) -> Result<()> {
 }
 
 /// The command that starts a part of the page server.
-pub(super) fn command(program: &Path, role: Role, root: &Path, vm: &VmName) -> Command {
-    let mut command = Command::new(program);
+pub(super) fn command(program: &Helper, role: Role, root: &Path, vm: &VmName) -> Command {
+    let mut command = program.command();
     command.arg(PAGES_COMMAND).arg(role.word()).arg(root).arg(vm.as_str());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -109,7 +110,7 @@ struct Supervisor {
     root: PathBuf,
     name: VmName,
     folder: VmFolder,
-    program: PathBuf,
+    program: Helper,
 }
 
 impl Supervisor {

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 use vmrewind_store::{CheckOptions, ImageId, Progress};
 
-use crate::engine::Engine;
+use crate::context::{Context, Work};
+use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
-use crate::host::{Host, Step};
 use crate::images::{image_id, store_error};
 use crate::record::snapshot::Snapshots;
 
@@ -49,15 +49,15 @@ pub struct DamageView {
 /// For each memory image the snapshots that name it, `VM@NAME`.
 type Names = BTreeMap<ImageId, Vec<String>>;
 
-impl Engine {
+impl Operation {
     /// Checks the store's structure, and with `read_data` every byte of it. Damage is a result, not an error.
     ///
     /// # Errors
     /// `Failed` where the storage can't be read, `Interrupted`.
     pub fn check(&self, read_data: bool) -> Result<CheckView> {
-        let host = &self.host;
-        let checked = self.store.check(CheckOptions { read_data }, &mut |progress| told(host, progress));
-        self.host.progress.finished();
+        let ctx = &self.ctx;
+        let checked = self.store.check(CheckOptions { read_data }, &mut |progress| told(ctx, progress));
+        self.ctx.work_ended();
         let report = checked.map_err(|error| store_error("cannot check the store", error))?;
         let (names, mut damage) = self.snapshots_by_image()?;
         let named = |images: &[ImageId]| -> Vec<String> {
@@ -136,10 +136,10 @@ impl Engine {
 }
 
 /// Tells of progress, and asks whether to go on.
-fn told(host: &Host, progress: Progress) -> ControlFlow<()> {
+fn told(ctx: &Context, progress: Progress) -> ControlFlow<()> {
     // Small numbers count packs and images; a bar of bytes would say nothing of them.
     if progress.what != "reading data" {
-        return host.go_on();
+        return ctx.go_on();
     }
-    host.step(Step { what: progress.what, done_bytes: progress.done, total_bytes: progress.total })
+    ctx.progress(Work::Store(progress.what), progress.done, progress.total)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, GuestExit};
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::monitor::Monitor;
@@ -23,7 +23,7 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-impl Engine {
+impl Operation {
     /// Runs a command in the guest of a started clone, then plugs its links if that is asked for. Gives what the command
     /// gave, and what went wrong: there is no agent, or the command did not end well. The links stay unplugged then.
     pub(super) fn make_unique(
@@ -65,7 +65,7 @@ impl Engine {
         let deadline = Instant::now() + patience;
         let doing = || format!("cannot run the command in the guest of '{name}'");
         let mut agent = loop {
-            match Agent::find(&self.host, channel.as_ref(), &process.run) {
+            match Agent::find(&self.ctx, channel.as_ref(), &process.run) {
                 Ok(agent) => break agent,
                 Err(error) if channel.is_none() || Instant::now() >= deadline => {
                     return Err(error.while_doing(doing()));

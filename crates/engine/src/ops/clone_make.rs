@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use crate::engine::{Engine, Held};
+use crate::engine::{Held, Operation};
 use crate::error::{ErrorKind, Result};
 use crate::identity::Identity;
 use crate::ids::{LayerId, VmId, VmName};
@@ -41,7 +41,7 @@ pub(super) struct Making<'a> {
     pub(super) snapshot: &'a Manifest,
 }
 
-impl Engine {
+impl Operation {
     /// Makes all drafts and lets them appear. A failure before the first one appears leaves nothing.
     pub(super) fn make_clones(
         &self,
@@ -75,7 +75,7 @@ impl Engine {
         let filled = parallel::each(drafts, |draft| {
             self.check_cancel("making clones")?;
             fill(draft)?;
-            self.host.reached("draft-made");
+            self.ctx.reached("draft-made");
             Ok(())
         });
         filled.into_iter().collect()
@@ -93,7 +93,7 @@ impl Engine {
                 let _ = fs::remove_dir_all(draft.folder.path());
                 continue;
             }
-            self.host.reached("clone-appeared");
+            self.ctx.reached("clone-appeared");
             let _ = run_folder::prepare(&self.root.vm(&draft.record.name), &draft.record.id);
             appeared.push(draft.record);
         }
@@ -117,15 +117,15 @@ impl Engine {
         (name, identity): (VmName, Identity),
     ) -> VmRecord {
         let on_base = |(disk, base): &(String, BaseRecord)| {
-            let layer = LayerId::random(&self.host);
+            let layer = LayerId::random(&self.ctx.host);
             let layers = vec![LayerRecord { id: layer.clone(), parent: None }];
             DiskRecord { name: disk.clone(), base: base.clone(), layers, active: layer }
         };
         VmRecord {
             version: RECORD_VERSION,
-            id: VmId::random(&self.host),
+            id: VmId::random(&self.ctx.host),
             name,
-            created: self.host.clock.now(),
+            created: self.ctx.now(),
             hardware: identity.hardware,
             disks: bases.iter().map(on_base).collect(),
             media: making.held.record.media.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::vm::process::Process;
@@ -12,7 +12,7 @@ use crate::vm::spawn;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsolePath(pub PathBuf);
 
-impl Engine {
+impl Operation {
     /// The socket of a running VM's serial console.
     ///
     /// # Errors

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::Serialize;
 use vmrewind_store::{GcOptions, GcPlan, PackReason, Progress};
 
-use crate::engine::Engine;
+use crate::context::{Context, Work};
+use crate::engine::Operation;
 use crate::error::{Error, Result};
-use crate::host::{Host, Step};
 use crate::images::{store_error, unnamed_images};
 
 /// How long captures that are under way are waited for.
@@ -51,14 +51,14 @@ pub struct GcPack {
     pub reason: &'static str,
 }
 
-impl Engine {
+impl Operation {
     /// What [`Engine::gc`] would do; nothing is done.
     ///
     /// # Errors
     /// As [`Engine::gc`].
     pub fn gc_plan(&self) -> Result<GcView> {
         let planned = self.plan_gc();
-        self.host.progress.finished();
+        self.ctx.work_ended();
         Ok(view(&planned?))
     }
 
@@ -68,17 +68,17 @@ impl Engine {
     /// `Damaged` where the store is: then it cannot be told what is needed. `Busy` while captures go on and on.
     pub fn gc(&self) -> Result<GcView> {
         let done = self.plan_gc().and_then(|plan| {
-            self.host.reached("gc-planned");
-            let host = &self.host;
+            self.ctx.reached("gc-planned");
+            let ctx = &self.ctx;
             let report = self
                 .store
-                .gc(&plan, PATIENCE, &mut |progress| told(host, progress))
+                .gc(&plan, PATIENCE, &mut |progress| told(ctx, progress))
                 .map_err(|error| store_error("cannot free what no snapshot needs", error))?;
             let images = report.images.iter().map(ToString::to_string).collect();
             let (freed_bytes, kept_packs) = (report.freed_bytes, report.kept_packs);
             Ok(GcView { dry_run: false, images, freed_bytes, kept_packs, ..view(&plan) })
         });
-        self.host.progress.finished();
+        self.ctx.work_ended();
         done
     }
 
@@ -88,8 +88,8 @@ impl Engine {
         let images = self.store.images().map_err(cannot)?;
         // Twice, since a listing of a folder can miss a manifest that is replaced at that moment.
         let remove_images = unnamed_images(&self.root, unnamed_images(&self.root, images)?)?;
-        let host = &self.host;
-        self.store.plan_gc(&GcOptions { remove_images }, &mut |progress| told(host, progress)).map_err(
+        let ctx = &self.ctx;
+        self.store.plan_gc(&GcOptions { remove_images }, &mut |progress| told(ctx, progress)).map_err(
             |error| {
                 if error.is_damage() {
                     return Error::damaged(
@@ -107,19 +107,19 @@ impl Engine {
 }
 
 /// Tells of progress, and asks whether to go on.
-fn told(host: &Host, progress: Progress) -> ControlFlow<()> {
+fn told(ctx: &Context, progress: Progress) -> ControlFlow<()> {
     match (progress.what, progress.done) {
-        ("rewriting packs", 1..) => host.reached("gc-pack-rewritten"),
-        ("waiting for captures", _) => host.reached("gc-waiting"),
-        ("removing packs", 0) => host.reached("gc-rewritten"),
-        ("removing packs", 1) => host.reached("gc-pack-removed"),
+        ("rewriting packs", 1..) => ctx.reached("gc-pack-rewritten"),
+        ("waiting for captures", _) => ctx.reached("gc-waiting"),
+        ("removing packs", 0) => ctx.reached("gc-rewritten"),
+        ("removing packs", 1) => ctx.reached("gc-pack-removed"),
         _ => {}
     }
     // Images are counted, not measured: a bar of bytes would say nothing.
     if progress.what != "rewriting packs" {
-        return host.go_on();
+        return ctx.go_on();
     }
-    host.step(Step { what: progress.what, done_bytes: progress.done, total_bytes: progress.total })
+    ctx.progress(Work::Store(progress.what), progress.done, progress.total)
 }
 
 fn view(plan: &GcPlan) -> GcView {

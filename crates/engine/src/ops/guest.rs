@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::agent::Agent;
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::record::vm::Hardware;
@@ -25,7 +25,7 @@ pub(crate) struct Resumed<'a> {
     pub(crate) runs: bool,
 }
 
-impl Engine {
+impl Operation {
     /// The socket of a running VM's guest agent; none where its command line has no channel on a socket.
     ///
     /// # Errors
@@ -57,8 +57,8 @@ impl Engine {
 
     fn set_clock(&self, guest: &Resumed<'_>) -> Result<()> {
         let line = spawn::filled_in(guest.name, guest.hardware, guest.run)?;
-        let mut agent = Agent::find(&self.host, line.guest_agent().as_ref(), guest.run)?;
-        agent.set_clock(self.host.clock.now())
+        let mut agent = Agent::find(&self.ctx, line.guest_agent().as_ref(), guest.run)?;
+        agent.set_clock(self.ctx.now())
     }
 }
 

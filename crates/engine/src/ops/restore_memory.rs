@@ -15,7 +15,7 @@ use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
 use crate::capture::guard::Guard;
-use crate::engine::{Engine, Held};
+use crate::engine::{Held, Operation};
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::lazy::{self, Keeper, Server, recovery};
@@ -100,11 +100,11 @@ impl Miss {
     }
 }
 
-impl Engine {
+impl Operation {
     /// Starts a QEMU that boots its guest when told to.
     pub(super) fn bring_cold(&self, target: &Target<'_>) -> Result<Brought> {
         let launched = self.launch(target, Purpose::BootPaused)?;
-        self.host.reached("qemu-started");
+        self.ctx.reached("qemu-started");
         Ok(launched.brought(RestoreMode::Cold, None))
     }
 
@@ -133,9 +133,9 @@ impl Engine {
             Some(launched) => *launched,
             None => self.launch(target, Purpose::Incoming)?,
         };
-        self.host.reached("qemu-started");
+        self.ctx.reached("qemu-started");
         let feed = Feed {
-            host: &self.host,
+            ctx: &self.ctx,
             image: &memory.image,
             captured: &memory.captured,
             present: None,
@@ -148,15 +148,16 @@ impl Engine {
     /// Starts a QEMU and its page server, and waits until the guest can run.
     fn load_lazily(&self, target: &Target<'_>) -> Result<Launched, Miss> {
         let folder = &target.held.folder;
+        let charge = self.charge(&target.held.record.name, folder);
         let begin = || {
             lazy::end(folder)?;
-            Server::begin(self, &target.held.record.name, folder, target.snapshot)
+            Server::begin(&charge, target.snapshot)
         };
         let mut server = begin().map_err(Miss::Final)?;
         let prepared = self.launch(target, Purpose::Incoming).and_then(|mut launched| {
-            self.host.reached("qemu-started");
+            self.ctx.reached("qemu-started");
             let mark = launched.started.process.mark;
-            launched.keeper = Some(server.is_for(mark, self, &target.held.record.name, folder)?);
+            launched.keeper = Some(server.is_for(mark, &charge)?);
             Ok(launched)
         });
         let given_up = |server: Server, miss: Miss| match server.give_up(folder, miss.why()) {
@@ -226,7 +227,7 @@ impl Engine {
 
     fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Launched> {
         let started = spawn::start(&Launch {
-            host: &self.host,
+            ctx: &self.ctx,
             folder: &target.held.folder,
             record: &target.held.record,
             hardware: &target.snapshot.hardware,
@@ -234,7 +235,7 @@ impl Engine {
             flat: None,
             purpose,
         })?;
-        let guard = target.run.then(|| Guard::begin(&self.host, &target.held.folder)).transpose()?;
+        let guard = target.run.then(|| Guard::begin(&self.ctx, &target.held.folder)).transpose()?;
         Ok(Launched { started, guard, keeper: None })
     }
 }

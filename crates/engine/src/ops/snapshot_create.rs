@@ -17,7 +17,7 @@ use vmrewind_store::ImageSummary;
 
 use crate::capture::attempt::{Attempt, Miss, Shot};
 use crate::capture::method::methods;
-use crate::engine::{Engine, Held};
+use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
 use crate::layers::tidy::tidy;
@@ -84,7 +84,7 @@ struct Taking {
     guess: Option<WorkingSet>,
 }
 
-impl Engine {
+impl Operation {
     /// Makes a snapshot.
     ///
     /// # Errors
@@ -94,11 +94,12 @@ impl Engine {
         let begun = Instant::now();
         let mut held = self.hold(&request.vm)?;
         // QEMU can't send a memory that it does not have yet.
-        lazy::wait_whole(self, &request.vm, &held.folder).inspect_err(|_| self.host.progress.finished())?;
+        let charge = self.charge(&request.vm, &held.folder);
+        lazy::wait_whole(&self.ctx, &charge).inspect_err(|_| self.ctx.work_ended())?;
         let process = Process::find(&held.folder)?;
         let plan = self.plan_create(request, &held, process.as_ref())?;
         let outcome = self.carry_out(request, &mut held, &plan, process.as_ref());
-        self.host.progress.finished();
+        self.ctx.work_ended();
         let outcome = outcome?;
         let manifest = manifest(request, &held, &plan, &outcome, begun.elapsed());
         let mut record = held.record.clone();
@@ -168,7 +169,7 @@ impl Engine {
             .hint("start it, and leave --disk-only out"));
         }
         let image_before = image_before(&held.record, &held.snapshots);
-        Ok(Plan { id: SnapshotId::random(&self.host), name, grade, guest_runs, image_before })
+        Ok(Plan { id: SnapshotId::random(&self.ctx.host), name, grade, guest_runs, image_before })
     }
 
     /// Whether the guest runs; refuses states in which nothing can be captured.
@@ -196,7 +197,7 @@ impl Engine {
         match (process, plan.grade) {
             (Some(process), Grade::Live) => self.capture_live(request, held, plan, process),
             (None, _) => {
-                tidy(&self.host, &held.folder, &held.record)?;
+                tidy(&self.ctx, &held.folder, &held.record)?;
                 self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error)
             }
             _ => self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error),
@@ -273,7 +274,7 @@ impl Engine {
             overlay::make(&held.folder, disk, overlay)?;
             self.check_cancel("making new layers")?;
         }
-        self.host.reached("layers-made");
+        self.ctx.reached("layers-made");
         Ok(())
     }
 
@@ -289,20 +290,20 @@ impl Engine {
     ) -> std::result::Result<Taking, Miss> {
         if let Some(process) = process {
             let attempt = Attempt::open(held, process, overlays, method, plan.guest_runs)?;
-            self.host.reached("layers-opened");
+            self.ctx.reached("layers-opened");
             if method != Method::None {
                 return self.take(&attempt.shot(self, max_pause), &attempt, plan);
             }
             attempt.switch_disks()?;
-            self.host.reached("disks-switched");
+            self.ctx.reached("disks-switched");
         }
-        Ok(Taking { pause: Duration::ZERO, instant: self.host.clock.now(), memory: None, guess: None })
+        Ok(Taking { pause: Duration::ZERO, instant: self.ctx.now(), memory: None, guess: None })
     }
 
     fn new_overlay(&self, disk: &DiskRecord) -> Overlay {
         Overlay {
             disk: disk.name.clone(),
-            layer: LayerId::random(&self.host),
+            layer: LayerId::random(&self.ctx.host),
             parent: Some(disk.active.clone()),
         }
     }
@@ -310,8 +311,8 @@ impl Engine {
     /// Captures under a guard, and finishes the image.
     fn take(&self, shot: &Shot<'_>, attempt: &Attempt<'_>, plan: &Plan) -> std::result::Result<Taking, Miss> {
         let image = attempt.begin_image(&self.store, &plan.id, plan.image_before.as_deref())?;
-        let guard = attempt.guard(&self.host)?;
-        self.host.reached("guard-armed");
+        let guard = attempt.guard(&self.ctx)?;
+        self.ctx.reached("guard-armed");
         let taken = shot.take(attempt.method, image);
         // Where the guest could not be let go the guard is left to it: it acts once its pipe closes.
         match guard {
@@ -319,11 +320,11 @@ impl Engine {
             _ => {}
         }
         let taken = taken?;
-        self.host.reached("memory-taken");
+        self.ctx.reached("memory-taken");
         let guess = (!taken.received.guess.is_empty())
             .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
         let memory = crate::capture::image::finish(taken.received)?;
-        self.host.reached("image-durable");
+        self.ctx.reached("image-durable");
         Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory), guess })
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::engine::{Engine, Held};
+use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Address, SnapshotId};
 use crate::layers::clones::{CloneOf, clones_of};
@@ -30,7 +30,7 @@ pub struct DeletePlan {
     pub bytes: u64,
 }
 
-impl Engine {
+impl Operation {
     /// What deleting these snapshots of one VM would destroy; nothing is done.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ enum StillRead {
 }
 
 fn plan(
-    engine: &Engine,
+    operation: &Operation,
     held: &Held,
     addresses: &[Address],
     still_read: StillRead,
@@ -141,7 +141,7 @@ fn plan(
         layers: paths.iter().map(|path| path.display().to_string()).collect(),
         images: images.len(),
         bytes: paths.iter().map(|path| allocated_bytes(path)).sum::<u64>()
-            + engine.bytes_of_images_alone(&images),
+            + operation.bytes_of_images_alone(&images),
     };
     let redo = RedoPlan {
         write,

@@ -1,13 +1,13 @@
 //! Shows snapshots.
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Address, VmName};
 use crate::layers::clones::{CloneOf, clones_of};
 use crate::record::snapshot::{Manifest, Origin};
 use crate::view::{Listing, SnapshotView};
 
-impl Engine {
+impl Operation {
     /// The snapshots of one VM, or of all, oldest first; with `undo` also those that restores made.
     ///
     /// # Errors

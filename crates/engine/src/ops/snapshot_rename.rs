@@ -1,13 +1,13 @@
 //! Gives a snapshot another name.
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::{Address, SnapshotName};
 use crate::record::journal::RedoPlan;
 use crate::record::snapshot::Origin;
 use crate::view::SnapshotView;
 
-impl Engine {
+impl Operation {
     /// Gives a snapshot another name.
     ///
     /// # Errors

@@ -17,9 +17,9 @@ use vmrewind_store::ImageReader;
 
 use crate::capture::guard::{Guard, Watch};
 use crate::capture::image::captured;
-use crate::engine::{Engine, Held};
+use crate::context::Work;
+use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::Step;
 use crate::identity;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::images::image_id;
@@ -86,7 +86,7 @@ struct Plan {
     run: bool,
 }
 
-impl Engine {
+impl Operation {
     /// Brings a snapshot back. The VM may run; any snapshot can be restored, any number of times.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Engine {
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
         let brought = self.bring(&held, &plan, old.as_ref(), memory.as_ref());
-        self.host.progress.finished();
+        self.ctx.work_ended();
         let result = brought.and_then(|brought| self.settle(request, &held, &plan, was, brought));
         match result {
             Ok((brought, undo)) => self.report(&held, &plan, brought, undo, begun),
@@ -119,7 +119,7 @@ impl Engine {
     fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
         let (name, only_id) = (&request.address.snapshot, request.only_id.as_ref());
         let mut snapshot = held.snapshots.by_name_if(&held.record, name, only_id)?.clone();
-        snapshot.hardware = identity::renewed(&self.host, &snapshot.hardware)?;
+        snapshot.hardware = identity::renewed(&self.ctx.host, &snapshot.hardware)?;
         base::check_all_unchanged(&held.record)?;
         overlay::check_room(&held.folder)?;
         let mut overlays = Vec::new();
@@ -128,7 +128,7 @@ impl Engine {
             held.check_chain(&frozen.name, &frozen.layer).map_err(|error| error.while_doing(doing()))?;
             overlays.push(Overlay {
                 disk: frozen.name.clone(),
-                layer: LayerId::random(&self.host),
+                layer: LayerId::random(&self.ctx.host),
                 parent: Some(frozen.layer.clone()),
             });
         }
@@ -157,7 +157,7 @@ impl Engine {
     /// Reads every byte of an image.
     pub(crate) fn verify_image(&self, reader: &ImageReader) -> Result<()> {
         let mut progress = |done_bytes: u64, total_bytes: u64| {
-            self.host.step(Step { what: "verifying memory", done_bytes, total_bytes })
+            self.ctx.progress(Work::VerifyingMemory, done_bytes, total_bytes)
         };
         let result = reader.verify(&mut progress);
         self.check_cancel("verifying memory")?;
@@ -181,13 +181,13 @@ impl Engine {
             self.check_cancel("making new layers")?;
         }
         if let Some(old) = old {
-            self.host.reached("layers-made");
+            self.ctx.reached("layers-made");
             end_process(old, &held.folder)?;
-            self.host.reached("old-ended");
+            self.ctx.reached("old-ended");
             sync_ahead(held);
         }
         // The layers that are abandoned are frozen as an undo point.
-        tidy(&self.host, &held.folder, &held.record)?;
+        tidy(&self.ctx, &held.folder, &held.record)?;
         if !plan.start {
             return Ok(None);
         }
@@ -196,7 +196,7 @@ impl Engine {
         lazy::forget_failure(&held.folder)?;
         let Some(memory) = memory else { return self.bring_cold(&target).map(Some) };
         let brought = self.bring_memory(&target, memory, plan.mode == RestoreMode::Lazy)?;
-        self.host.reached("state-loaded");
+        self.ctx.reached("state-loaded");
         Ok(Some(brought))
     }
 
@@ -234,7 +234,7 @@ impl Engine {
     fn armed(&self, mut guard: Guard) -> Result<Guard> {
         guard.wait_ready()?;
         guard.arm(Watch::Commit)?;
-        self.host.reached("guard-armed");
+        self.ctx.reached("guard-armed");
         Ok(guard)
     }
 
@@ -278,11 +278,11 @@ impl Engine {
     fn undo_point(&self, held: &Held, old: Old) -> Result<Manifest> {
         Ok(Manifest {
             version: RECORD_VERSION,
-            id: SnapshotId::random(&self.host),
+            id: SnapshotId::random(&self.ctx.host),
             name: held.snapshots.free_name("undo")?,
             origin: Origin::Undo,
             parent: held.record.current.clone(),
-            created: self.host.clock.now(),
+            created: self.ctx.now(),
             message: Some("disks as they were before a restore".into()),
             labels: BTreeMap::new(),
             // Its disks are of one instant, but nobody asked the guest to make them ready.
@@ -315,7 +315,7 @@ impl Engine {
             });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
         // The restore is done, whatever can't be found out about it now.
-        let settled = lazy::settle(self, &held.record.name, &held.folder, true);
+        let settled = lazy::bring_up_to_date(&self.ctx, &self.charge(&held.record.name, &held.folder), true);
         let asked = settled.and_then(|()| state::ask(&held.folder)).map(|state| state.guest);
         let unknown = asked.as_ref().err().map(|error| format!("the VM's state is not known: {error}"));
         let state = asked.unwrap_or_else(|_| "unknown".into());

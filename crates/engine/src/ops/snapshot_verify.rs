@@ -1,6 +1,6 @@
 //! Reads all of a snapshot, to find damage before it is needed.
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Address;
 use crate::images::{image_id, store_error};
@@ -8,7 +8,7 @@ use crate::layers::base;
 use crate::layers::image_tool::check_layer;
 use crate::view::SnapshotView;
 
-impl Engine {
+impl Operation {
     /// Reads all of a snapshot: every byte of its memory image, the structure of each of its layers, its bases' marks.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl Engine {
             let reader = opened
                 .map_err(|error| store_error(&format!("the memory image of {address} is damaged"), error))?;
             let verified = self.verify_image(&reader);
-            self.host.progress.finished();
+            self.ctx.work_ended();
             verified.map_err(|error| error.while_doing(format!("{address} is damaged")))?;
         }
         Ok(SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest))

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use vmrewind_store::{ImageId, SetUsage};
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
 use crate::ids::VmName;
 use crate::images::{image_id, store_error};
@@ -60,7 +60,7 @@ struct Listed {
     images: Vec<ImageId>,
 }
 
-impl Engine {
+impl Operation {
     /// What these VMs take, or all. Sharing counts all VMs of the root, whichever are asked for.
     ///
     /// # Errors

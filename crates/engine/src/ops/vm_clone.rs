@@ -11,7 +11,7 @@
 
 use std::time::Instant;
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::ids::{Address, VmName};
@@ -53,7 +53,7 @@ struct Tended {
     error: Option<Error>,
 }
 
-impl Engine {
+impl Operation {
     /// Makes clones of a snapshot, and starts them if asked to.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Engine {
             None => None,
         };
         let identity = |name: VmName| {
-            let identity = identity::of_clone(&self.host, &snapshot.hardware, &name, start)?;
+            let identity = identity::of_clone(&self.ctx.host, &snapshot.hardware, &name, start)?;
             Ok((name, identity))
         };
         let identities = names.into_iter().map(identity).collect::<Result<Vec<_>>>()?;

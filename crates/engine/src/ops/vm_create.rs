@@ -13,7 +13,7 @@ use vmrewind_qemu::cmdline::{
     UefiFiles, write_command_line,
 };
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Context, Error, Result};
 use crate::ids::{LayerId, VmId, VmName};
 use crate::layers::base::{self, BaseRequest};
@@ -82,7 +82,7 @@ const FIRMWARE: [(&str, &str); 4] = [
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
 ];
 
-impl Engine {
+impl Operation {
     /// Puts a VM under management; it is not started.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Engine {
     /// files; `Failed` for one that is missing.
     pub fn vm_create(&self, request: &VmCreate) -> Result<VmView> {
         self.check_name_free(&request.name)?;
-        let id = VmId::random(&self.host);
+        let id = VmId::random(&self.ctx.host);
         let draft = self.root.vms().join(format!(".new-{id}"));
         let draft = VmFolder::at(draft);
         make_dir(draft.path())?;
@@ -134,7 +134,7 @@ impl Engine {
             version: RECORD_VERSION,
             id: id.clone(),
             name: request.name.clone(),
-            created: self.host.clock.now(),
+            created: self.ctx.now(),
             hardware,
             disks: records,
             media,
@@ -202,7 +202,7 @@ impl Engine {
     }
 
     fn first_delta(&self, draft: &VmFolder, name: &str, base: BaseRecord) -> Result<DiskRecord> {
-        let layer = LayerId::random(&self.host);
+        let layer = LayerId::random(&self.ctx.host);
         let record = DiskRecord {
             name: name.to_owned(),
             base,
@@ -245,13 +245,13 @@ impl Engine {
             accelerator: choose_accelerator(machine.accel.as_deref())?,
             uefi,
             network: parse_network(&machine.network)?,
-            mac: self.host.random_mac(),
+            mac: self.ctx.host.random_mac(),
             display: match (&machine.vnc, &machine.display) {
                 (Some(address), _) => Display::Vnc(address.clone()),
                 (None, Some(kind)) => Display::Kind(kind.clone()),
                 (None, None) => Display::None,
             },
-            uuid: self.host.random_uuid(),
+            uuid: self.ctx.host.random_uuid(),
         }))
     }
 

@@ -6,7 +6,9 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::engine::{Engine, HeldVm};
+use vmrewind_store::Store;
+
+use crate::engine::{Engine, HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
@@ -35,7 +37,7 @@ pub struct VmDeletePlan {
     pub running: bool,
 }
 
-impl Engine {
+impl Operation {
     /// What deleting the VM would destroy; nothing is done.
     ///
     /// # Errors
@@ -76,15 +78,19 @@ impl Engine {
         let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
         fs::rename(held.folder.path(), &gone)
             .map_err(|error| io_error(&format!("cannot delete VM '{name}'"), error))?;
-        sync_dir(&self.root.vms()).and_then(|()| self.sweep_gone(&VmFolder::at(gone))).map_err(|error| {
-            error
-                .while_doing(format!("VM '{name}' is gone, but not all of its files"))
-                .with_kind(ErrorKind::Partial)
-                .hint("the next vmrewind command on this root goes on removing them")
-        })?;
+        sync_dir(&self.root.vms()).and_then(|()| sweep_gone(&self.store, &VmFolder::at(gone))).map_err(
+            |error| {
+                error
+                    .while_doing(format!("VM '{name}' is gone, but not all of its files"))
+                    .with_kind(ErrorKind::Partial)
+                    .hint("the next vmrewind command on this root goes on removing them")
+            },
+        )?;
         Ok(plan)
     }
+}
 
+impl Engine {
     /// Removes what crashed commands left of VMs that were never whole or are deleted. Failures can wait.
     pub(crate) fn sweep_gone_vms(&self) {
         let Ok(entries) = fs::read_dir(self.root.vms()) else { return };
@@ -93,33 +99,31 @@ impl Engine {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(".gone-") {
-                let _ = self.sweep_gone(&VmFolder::at(path));
+                let _ = sweep_gone(&self.store, &VmFolder::at(path));
             } else if name.starts_with(".new-") && abandoned(&VmFolder::at(path.clone())) {
                 let _ = fs::remove_dir_all(path);
             }
         }
     }
+}
 
-    fn sweep_gone(&self, gone: &VmFolder) -> Result<()> {
-        // By file name, which is the id of snapshot and image both: a damaged manifest must not keep a VM from going.
-        for entry in fs::read_dir(gone.snapshots()).into_iter().flatten().filter_map(std::result::Result::ok)
-        {
-            let path = entry.path();
-            let id = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .and_then(|stem| stem.parse::<SnapshotId>().ok());
-            if let Some(id) = id {
-                remove_image(&self.store, id.as_str())?;
-            }
+/// Removes a deleted VM: its images first, whose names only its folder has.
+fn sweep_gone(store: &Store, gone: &VmFolder) -> Result<()> {
+    // By file name, which is the id of snapshot and image both: a damaged manifest must not keep a VM from going.
+    for entry in fs::read_dir(gone.snapshots()).into_iter().flatten().filter_map(std::result::Result::ok) {
+        let path = entry.path();
+        let id =
+            path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<SnapshotId>().ok());
+        if let Some(id) = id {
+            remove_image(store, id.as_str())?;
         }
-        run_folder::remove_short(gone);
-        match fs::remove_dir_all(gone.path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(io_error(&format!("cannot remove '{}'", gone.path().display()), error))
-            }
-            _ => Ok(()),
+    }
+    run_folder::remove_short(gone);
+    match fs::remove_dir_all(gone.path()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error(&format!("cannot remove '{}'", gone.path().display()), error))
         }
+        _ => Ok(()),
     }
 }
 
@@ -146,7 +150,7 @@ fn abandoned(draft: &VmFolder) -> bool {
     old && matches!(VmLock::try_take(&draft.lock()), Ok(Some(_)))
 }
 
-fn plan(engine: &Engine, held: &HeldVm) -> Result<VmDeletePlan> {
+fn plan(operation: &Operation, held: &HeldVm) -> Result<VmDeletePlan> {
     let layers = held.record.disks.iter().flat_map(|disk| {
         disk.layers.iter().map(|layer| allocated_bytes(&held.folder.layer(&disk.name, &layer.id)))
     });
@@ -159,7 +163,7 @@ fn plan(engine: &Engine, held: &HeldVm) -> Result<VmDeletePlan> {
     Ok(VmDeletePlan {
         vm: held.record.name.to_string(),
         snapshots: names.map(|snapshot| snapshot.name.to_string()).collect(),
-        bytes: layers.sum::<u64>() + engine.bytes_of_images_alone(&images),
+        bytes: layers.sum::<u64>() + operation.bytes_of_images_alone(&images),
         kept: bases.filter(|location| !location.starts_with(&own)).cloned().collect(),
         running: Process::find(&held.folder)?.is_some(),
     })

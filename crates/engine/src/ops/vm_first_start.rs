@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::capture::image;
-use crate::engine::{Engine, HeldVm};
+use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{Flat, NotShared};
 use crate::images::{image_id, store_error};
@@ -35,7 +35,7 @@ use crate::vm::spawn::{Purpose, Started};
 /// The journal's name of this operation.
 const OPERATION: &str = "vm start";
 
-impl Engine {
+impl Operation {
     /// Starts a clone from its snapshot's memory. The VM is off, and was never started.
     pub(crate) fn start_warm(
         &self,
@@ -59,7 +59,7 @@ impl Engine {
         ledger.prepare(OPERATION, &undo)?;
         let run = first.guest_running && !how.paused;
         let came_up = self.bring_up(held, first, flat.as_ref().ok());
-        self.host.progress.finished();
+        self.ctx.work_ended();
         let decided = came_up.and_then(|(mut started, links_down)| {
             // Letting the guest run is part of what the commit carries out, on a connection of its own.
             started.disconnect();
@@ -110,12 +110,12 @@ impl Engine {
         flat: Option<&Flat>,
     ) -> Result<(Started, Vec<String>)> {
         let started = self.spawn(held, flat, Purpose::Incoming)?;
-        self.host.reached("qemu-started");
+        self.ctx.reached("qemu-started");
         match flat {
-            Some(flat) => load_from(&self.host, &started, |socket| send_file(&flat.state(), socket))?,
+            Some(flat) => load_from(&self.ctx, &started, |socket| send_file(&flat.state(), socket))?,
             None => self.load_own(held, first, &started)?,
         }
-        self.host.reached("state-loaded");
+        self.ctx.reached("state-loaded");
         let monitor = started.monitor()?;
         let links = if first.link_up { Vec::new() } else { monitor.network_devices()? };
         for link in &links {
@@ -132,7 +132,7 @@ impl Engine {
             .map_err(|error| store_error("cannot read the snapshot's memory", error))?;
         let captured = image::captured(&reader)?;
         let feed = Feed {
-            host: &self.host,
+            ctx: &self.ctx,
             image: &reader,
             captured: &captured,
             present: None,

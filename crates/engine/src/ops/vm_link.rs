@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::engine::Engine;
+use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::monitor::Monitor;
@@ -29,7 +29,7 @@ pub struct LinkView {
     pub nics: Vec<String>,
 }
 
-impl Engine {
+impl Operation {
     /// Plugs or unplugs cables of a running VM: what its guest sees, not what its host is connected to.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use vmrewind_qemu::cmdline::CommandLine;
 
-use crate::engine::{Engine, Seen};
+use crate::engine::{Operation, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::layers::below::below;
@@ -21,7 +21,7 @@ use crate::vm::run_folder::{self, socket};
 use crate::vm::state::VmState;
 use crate::vm::{spawn, state};
 
-impl Engine {
+impl Operation {
     /// All VMs, by name.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Engine {
     }
 }
 
-impl Engine {
+impl Operation {
     /// What can be said of a VM whose record can't be read.
     fn unreadable(&self, name: &VmName, error: &Error) -> VmView {
         let folder = self.root.vm(name);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::engine::{Engine, HeldVm};
+use crate::context::Note;
+use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, Result};
 use crate::flat::Flat;
 use crate::ids::{LayerId, VmName};
@@ -43,7 +44,7 @@ pub(crate) struct StartReport {
     pub(crate) notes: Vec<String>,
 }
 
-impl Engine {
+impl Operation {
     /// Starts a VM.
     ///
     /// # Errors
@@ -51,7 +52,7 @@ impl Engine {
     pub fn vm_start(&self, name: &VmName, how: VmStart) -> Result<VmView> {
         let report = self.start(name, how)?;
         for note in &report.notes {
-            self.host.progress.note(note);
+            self.ctx.note(Note::OfGuest { text: note.clone() });
         }
         self.vm_show(name)
     }
@@ -66,7 +67,7 @@ impl Engine {
         }
         check_all_unchanged(&held.record)?;
         lazy::forget_failure(&held.folder)?;
-        tidy(&self.host, &held.folder, &held.record)?;
+        tidy(&self.ctx, &held.folder, &held.record)?;
         if let Some(first) = held.record.first_start.clone() {
             if !how.cold {
                 return self.start_warm(&held, &first, how, begun);
@@ -81,7 +82,7 @@ impl Engine {
     /// Starts QEMU with the VM's own hardware, on its active layers.
     pub(crate) fn spawn(&self, held: &HeldVm, flat: Option<&Flat>, purpose: Purpose) -> Result<Started> {
         spawn::start(&Launch {
-            host: &self.host,
+            ctx: &self.ctx,
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use vmrewind_qemu::qmp::commands::RunState;
 
-use crate::engine::{Engine, HeldVm};
+use crate::context::Cancel;
+use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::Cancel;
 use crate::ids::VmName;
 use crate::lazy;
 use crate::monitor::{Monitor, is_running};
@@ -29,7 +29,7 @@ const PRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long a QEMU that answers no more may take to end: one of much memory gives that back first.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
-impl Engine {
+impl Operation {
     /// Stops a VM. One that does not run is fine.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Engine {
         } else {
             let held = self.hold_vm(name)?;
             if let Some(process) = Process::find(&held.folder)? {
-                power_off(&self.host.cancel, &held, &process, how.timeout)?;
+                power_off(&self.ctx.cancel, &held, &process, how.timeout)?;
             }
         }
         self.vm_show(name)

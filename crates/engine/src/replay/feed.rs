@@ -8,8 +8,8 @@ use std::path::Path;
 use vmrewind_qemu::stream::{Captured, EncodeError, Encoder, PAGE_SIZE};
 use vmrewind_store::ImageReader;
 
+use crate::context::{Context, Work};
 use crate::error::{Error, Result};
-use crate::host::{Host, Step};
 use crate::images::store_error;
 use crate::record::vm::Hardware;
 use crate::root::file::io_error;
@@ -22,7 +22,7 @@ const SMALL_BLOCK_BYTES: u64 = 64 << 20;
 /// What is replayed where.
 pub(crate) struct Feed<'a> {
     /// Progress and cancellation.
-    pub(crate) host: &'a Host,
+    pub(crate) ctx: &'a Context,
     /// The image.
     pub(crate) image: &'a ImageReader,
     /// What is in it besides pages.
@@ -83,8 +83,8 @@ impl Feed<'_> {
                     next = pages.end;
                     send_run(stream, encoder, out, number, pages, data)?;
                     let done = done_bytes + next * PAGE_SIZE as u64;
-                    self.host.progress.step(Step { what: "restoring memory", done_bytes: done, total_bytes });
-                    self.host.cancel.check("restoring memory")
+                    let _ = self.ctx.progress(Work::RestoringMemory, done, total_bytes);
+                    self.ctx.cancel.check("restoring memory")
                 };
                 send().map_or_else(ControlFlow::Break, ControlFlow::Continue)
             });

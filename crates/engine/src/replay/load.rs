@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use vmrewind_qemu::qmp::EventCursor;
 use vmrewind_qemu::qmp::commands::MigrationStatus;
 
+use crate::context::{Cancel, Context};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Cancel, Host};
 use crate::monitor::Monitor;
 use crate::replay::feed::Feed;
 use crate::vm::run_folder::socket;
@@ -23,12 +23,12 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// `Damaged` where the image is, `Interrupted`, `Failed` with QEMU's words where it does not take the state.
 pub(crate) fn load(feed: &Feed<'_>, started: &Started) -> Result<()> {
-    load_from(feed.host, started, |socket| feed.send(socket))
+    load_from(feed.ctx, started, |socket| feed.send(socket))
 }
 
 /// Has `send` write a state to QEMU's socket and waits until QEMU has it. Errors as of [`load`].
 pub(crate) fn load_from(
-    host: &Host,
+    ctx: &Context,
     started: &Started,
     send: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
@@ -39,7 +39,7 @@ pub(crate) fn load_from(
     monitor.migrate_incoming(&socket)?;
     let sent = send(&socket);
     let _ = std::fs::remove_file(&socket);
-    sent.and_then(|()| wait_loaded(&mut events, &host.cancel)).map_err(|error| {
+    sent.and_then(|()| wait_loaded(&mut events, &ctx.cancel)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
             return error;
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 use vmrewind_qemu::qmp::make_pipes;
 
-use crate::error::{Context, Error, Result};
+use crate::context::Context;
+use crate::error::{Context as _, Error, Result};
 use crate::flat::Flat;
-use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::layers::below::local_files_below;
 use crate::monitor::Monitor;
@@ -45,7 +45,7 @@ pub(crate) enum Purpose {
 /// What is to be started.
 pub(crate) struct Launch<'a> {
     /// Hears of steps.
-    pub(crate) host: &'a Host,
+    pub(crate) ctx: &'a Context,
     /// The VM's folder.
     pub(crate) folder: &'a VmFolder,
     /// The VM.
@@ -83,7 +83,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
     }
     let log = log_path(&run);
     let mut child = spawn(&argv, launch, &log)?;
-    launch.host.reached("qemu-spawned");
+    launch.ctx.reached("qemu-spawned");
     match connect(&mut child, launch, &run) {
         Ok((process, monitor)) => Ok(Started { process, monitor: Some(monitor), child: Some(child) }),
         Err(error) => {
@@ -225,7 +225,7 @@ fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
 
 fn connect(child: &mut Child, launch: &Launch<'_>, run: &Path) -> Result<(Process, Monitor)> {
     Process::remember(child.id(), launch.folder)?;
-    let cancel = &launch.host.cancel;
+    let cancel = &launch.ctx.cancel;
     let monitor = Monitor::connect_waiting(run, socket::OPERATION, START_PATIENCE, || {
         !cancel.is_cancelled() && matches!(child.try_wait(), Ok(None))
     });

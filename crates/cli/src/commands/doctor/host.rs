@@ -38,7 +38,7 @@ pub(super) fn root(session: &Session) -> Check {
         );
     }
     if path.join("VERSION").exists()
-        && let Err(error) = session.engine()
+        && let Err(error) = session.operation()
     {
         return Check::bad(
             "root",

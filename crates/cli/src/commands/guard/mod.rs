@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmrewind_engine::{
-    Address, Engine, Error, ErrorKind, RestoreView, SnapshotCreate, SnapshotId, SnapshotName,
+    Address, Error, ErrorKind, Operation, RestoreView, SnapshotCreate, SnapshotId, SnapshotName,
     SnapshotRestore, VmName,
 };
 
@@ -90,9 +90,9 @@ pub(crate) struct GuardArguments {
 /// # Errors
 /// As the engine's `snapshot_create`, nothing run; `Partial` where the VM could not be brought back.
 pub(crate) fn run(session: &Session, arguments: GuardArguments) -> Result<ExitCode, CommandError> {
-    let engine = session.engine()?;
+    let operation = session.operation()?;
     let vm: VmName = arguments.vm.parse()?;
-    let snapshot = engine.snapshot_create(&request(&engine, &vm, &arguments)?)?;
+    let snapshot = operation.snapshot_create(&request(&operation, &vm, &arguments)?)?;
     let guard = Guard {
         session,
         address: Address { vm, snapshot: snapshot.name.parse()? },
@@ -100,7 +100,7 @@ pub(crate) fn run(session: &Session, arguments: GuardArguments) -> Result<ExitCo
         environment: Vec::new(),
         arguments,
     };
-    let done = guard.with_environment(&engine).carry_out()?;
+    let done = guard.with_environment(&operation).carry_out()?;
     // The status is that of the command, whoever reads the rest.
     if let Err(error) = done.print(&session.output) {
         ErrorPrinter { json: session.output.is_json() }.print(&error.into());
@@ -108,10 +108,10 @@ pub(crate) fn run(session: &Session, arguments: GuardArguments) -> Result<ExitCo
     Ok(ExitCode::from(done.exit_status))
 }
 
-fn request(engine: &Engine, vm: &VmName, arguments: &GuardArguments) -> Result<SnapshotCreate, Error> {
+fn request(operation: &Operation, vm: &VmName, arguments: &GuardArguments) -> Result<SnapshotCreate, Error> {
     let name = match &arguments.name {
         Some(name) => name.parse()?,
-        None => free_name(engine, vm)?,
+        None => free_name(operation, vm)?,
     };
     let words: Vec<String> =
         arguments.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -127,8 +127,8 @@ fn request(engine: &Engine, vm: &VmName, arguments: &GuardArguments) -> Result<S
 }
 
 /// `guard-N`, with the first number after those in use.
-fn free_name(engine: &Engine, vm: &VmName) -> Result<SnapshotName, Error> {
-    let list = engine.snapshot_list(Some(vm), true)?.items;
+fn free_name(operation: &Operation, vm: &VmName) -> Result<SnapshotName, Error> {
+    let list = operation.snapshot_list(Some(vm), true)?.items;
     let numbers = list.iter().filter_map(|view| view.name.strip_prefix("guard-")?.parse::<u64>().ok());
     format!("guard-{}", numbers.max().unwrap_or(0).saturating_add(1)).parse()
 }
@@ -145,7 +145,7 @@ struct Guard<'s> {
 
 impl Guard<'_> {
     /// What the command is told of the VM. What can't be found out is left out: the VM can have ended meanwhile.
-    fn with_environment(mut self, engine: &Engine) -> Self {
+    fn with_environment(mut self, operation: &Operation) -> Self {
         let vm = &self.address.vm;
         let mut add =
             |name: &str, value: OsString| self.environment.push((format!("VMREWIND_{name}"), value));
@@ -154,7 +154,7 @@ impl Guard<'_> {
         if let Ok(root) = self.session.root().and_then(|root| absolute(&root)) {
             add("ROOT", root);
         }
-        if let Ok(view) = engine.vm_show(vm)
+        if let Ok(view) = operation.vm_show(vm)
             && let Some(qmp) = view.qmp
         {
             add("RUN", view.run.into());
@@ -163,10 +163,10 @@ impl Guard<'_> {
                 add(&format!("PORT_{wanted}"), port.to_string().into());
             }
         }
-        if let Ok(console) = engine.console(vm) {
+        if let Ok(console) = operation.console(vm) {
             add("CONSOLE", console.0.into());
         }
-        if let Ok(Some(agent)) = engine.guest_agent(vm) {
+        if let Ok(Some(agent)) = operation.guest_agent(vm) {
             add("AGENT", agent.into());
         }
         self
@@ -190,7 +190,7 @@ impl Guard<'_> {
             None => self.keep_or_drop(&mut done)?,
             Some((why, end)) => {
                 done.exit_status = end.exit_status();
-                done.failed(why, self.bring_back(&self.session.unstoppable_engine()?)?);
+                done.failed(why, self.bring_back(&self.session.unstoppable_operation()?)?);
             }
         }
         done.finish(begun.elapsed());
@@ -236,7 +236,7 @@ impl Guard<'_> {
         done.outcome = if self.arguments.drop {
             self.drop_snapshot("the command succeeded")?
         } else {
-            match self.session.unstoppable_engine()?.snapshot_show(&self.address) {
+            match self.session.unstoppable_operation()?.snapshot_show(&self.address) {
                 Ok(found) if found.id != self.id.as_str() => Outcome::Gone,
                 Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Gone,
                 // Whatever keeps it from being looked at does not remove it.
@@ -247,8 +247,8 @@ impl Guard<'_> {
     }
 
     fn drop_snapshot(&self, what: &str) -> Result<Outcome, Error> {
-        let engine = self.session.unstoppable_engine()?;
-        match patiently(|| engine.snapshot_drop(&self.address, Some(&self.id))) {
+        let operation = self.session.unstoppable_operation()?;
+        match patiently(|| operation.snapshot_drop(&self.address, Some(&self.id))) {
             Ok(_) => Ok(Outcome::Dropped),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Outcome::Gone),
             Err(error) => Err(error
@@ -257,7 +257,7 @@ impl Guard<'_> {
         }
     }
 
-    fn bring_back(&self, engine: &Engine) -> Result<RestoreView, Error> {
+    fn bring_back(&self, operation: &Operation) -> Result<RestoreView, Error> {
         let request = SnapshotRestore {
             address: self.address.clone(),
             only_id: Some(self.id.clone()),
@@ -265,7 +265,7 @@ impl Guard<'_> {
             eager: false,
             discard_current: self.arguments.discard_current,
         };
-        patiently(|| engine.snapshot_restore(&request)).map_err(|error| {
+        patiently(|| operation.snapshot_restore(&request)).map_err(|error| {
             let hint = if error.kind() == ErrorKind::NotFound {
                 "the snapshot or the VM was deleted or renamed meanwhile; `vmrewind snapshot list --all` shows what is there".into()
             } else {

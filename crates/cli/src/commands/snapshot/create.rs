@@ -55,7 +55,7 @@ pub(crate) struct CreateArguments {
 /// As the engine's `snapshot_create`.
 pub(crate) fn run(session: &Session, arguments: CreateArguments) -> Result<(), CommandError> {
     let request = request(arguments)?;
-    let view = session.engine()?.snapshot_create(&request)?;
+    let view = session.operation()?.snapshot_create(&request)?;
     session.output.result(&view, || {
         format!("{}@{}: {}, {}", view.vm, view.name, summary(&view), duration_ms(view.total_ms))
     })?;

@@ -34,14 +34,14 @@ pub(crate) struct DeleteArguments {
 pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), CommandError> {
     let addresses: Vec<Address> =
         arguments.addresses.iter().map(|address| address.parse()).collect::<Result<_, Error>>()?;
-    let engine = session.engine()?;
-    let plan = engine.snapshot_delete_plan(&addresses)?;
+    let operation = session.operation()?;
+    let plan = operation.snapshot_delete_plan(&addresses)?;
     if arguments.dry_run {
         session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
         return Ok(());
     }
     confirm(session, &describe(&plan), &question(&plan))?;
-    let done = engine.snapshot_delete(&addresses)?;
+    let done = operation.snapshot_delete(&addresses)?;
     session.output.result(&Deletion { dry_run: false, plan: &done }, || {
         format!("deleted {}, {} freed", done.snapshots.join(", "), size(done.bytes))
     })?;

@@ -29,7 +29,7 @@ pub(crate) struct RenameArguments {
 pub(crate) fn run(session: &Session, arguments: &RenameArguments) -> Result<(), CommandError> {
     let address: Address = arguments.address.parse()?;
     let name = arguments.name.parse()?;
-    let view = session.engine()?.snapshot_rename(&address, &name)?;
+    let view = session.operation()?.snapshot_rename(&address, &name)?;
     session.output.result(&view, || format!("{address} is now {}@{}", view.vm, view.name))?;
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(),
         eager: arguments.eager,
         discard_current: arguments.discard_current,
     };
-    let view = session.engine()?.snapshot_restore(&request)?;
+    let view = session.operation()?.snapshot_restore(&request)?;
     session.output.result(&view, || describe(&view))?;
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(crate) struct ShowArguments {
 /// As the engine's `snapshot_show`.
 pub(crate) fn run(session: &Session, arguments: &ShowArguments) -> Result<(), CommandError> {
     let address: Address = arguments.address.parse()?;
-    let view = session.engine()?.snapshot_show(&address)?;
+    let view = session.operation()?.snapshot_show(&address)?;
     session.output.result(&view, || pairs(&lines(&view), session.output.colours()))?;
     Ok(())
 }

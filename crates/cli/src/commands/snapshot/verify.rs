@@ -27,7 +27,7 @@ pub(crate) struct VerifyArguments {
 /// As the engine's `snapshot_verify`.
 pub(crate) fn run(session: &Session, arguments: &VerifyArguments) -> Result<(), CommandError> {
     let address: Address = arguments.address.parse()?;
-    let view = session.engine()?.snapshot_verify(&address)?;
+    let view = session.operation()?.snapshot_verify(&address)?;
     session.output.result(&view, || format!("{address}: sound ({})", summary(&view)))?;
     Ok(())
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
         link_up: arguments.link_up,
         inside: arguments.run_inside.clone(),
     };
-    let view = session.engine()?.vm_clone(&request)?;
+    let view = session.operation()?.vm_clone(&request)?;
     let printed = session.output.result(&view, || text(&view));
     // The clones are there; the exit status says that not all of them are as asked for, whoever reads the result.
     let failed: Vec<&str> =

@@ -57,7 +57,7 @@ struct Found<'a> {
 /// As the engine's `console`; `Failed` where the socket or the terminal fails.
 pub(crate) fn run(session: &Session, arguments: &ConsoleArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
-    let path = session.engine()?.console(&name)?.0;
+    let path = session.operation()?.console(&name)?.0;
     if session.output.is_json() {
         session.output.result(&Found { vm: name.as_str(), console: shown(&path) }, String::new)?;
         return Ok(());

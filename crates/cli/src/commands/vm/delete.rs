@@ -35,8 +35,8 @@ pub(crate) struct DeleteArguments {
 /// `Refused` where it runs or nobody confirms; else as the engine's `vm_delete`.
 pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
-    let engine = session.engine()?;
-    let plan = engine.vm_delete_plan(&name)?;
+    let operation = session.operation()?;
+    let plan = operation.vm_delete_plan(&name)?;
     if arguments.dry_run {
         session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
         return Ok(());
@@ -48,7 +48,7 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
             .into());
     }
     confirm(session, &describe(&plan), &question(&plan))?;
-    let done = engine.vm_delete(&name, arguments.force)?;
+    let done = operation.vm_delete(&name, arguments.force)?;
     session.output.result(&Deletion { dry_run: false, plan: &done }, || {
         format!("{}: deleted, {} freed", done.vm, size(done.bytes))
     })?;

@@ -43,7 +43,7 @@ enum Link {
 pub(crate) fn run(session: &Session, arguments: &LinkArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
     let how = VmLink { up: arguments.link == Link::Up, nic: arguments.nic.clone() };
-    let view = session.engine()?.vm_link(&name, &how)?;
+    let view = session.operation()?.vm_link(&name, &how)?;
     session.output.result(&view, || {
         let nics: Vec<String> = view.nics.iter().map(|nic| printable(nic)).collect();
         format!("{}: {} {}", view.vm, nics.join(", "), view.link)

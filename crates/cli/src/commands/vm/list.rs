@@ -34,7 +34,7 @@ const COLUMNS: [Column; 9] = [
 /// # Errors
 /// As the engine's `vm_list`.
 pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
-    let Listing { items: views, unreadable } = session.engine()?.vm_list()?;
+    let Listing { items: views, unreadable } = session.operation()?.vm_list()?;
     let printed = session.output.result(&views, || {
         if views.is_empty() {
             return "no VMs; `vmrewind vm create --help` shows how to make one".into();

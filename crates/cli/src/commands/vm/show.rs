@@ -26,7 +26,7 @@ pub(crate) struct ShowArguments {
 /// As the engine's `vm_show`.
 pub(crate) fn run(session: &Session, arguments: &ShowArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
-    let view = session.engine()?.vm_show(&name)?;
+    let view = session.operation()?.vm_show(&name)?;
     session.output.result(&view, || pairs(&lines(&view), session.output.colours()))?;
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) struct StartArguments {
 pub(crate) fn run(session: &Session, arguments: &StartArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
     let how = VmStart { paused: arguments.paused, cold: arguments.cold };
-    let view = session.engine()?.vm_start(&name, how)?;
+    let view = session.operation()?.vm_start(&name, how)?;
     session.output.result(&view, || state_line(&view))?;
     Ok(())
 }

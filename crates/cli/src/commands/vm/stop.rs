@@ -38,7 +38,7 @@ pub(crate) struct StopArguments {
 pub(crate) fn run(session: &Session, arguments: &StopArguments) -> Result<(), CommandError> {
     let name = arguments.name.parse()?;
     let how = VmStop { force: arguments.force, timeout: arguments.timeout };
-    let view = session.engine()?.vm_stop(&name, how)?;
+    let view = session.operation()?.vm_stop(&name, how)?;
     session.output.result(&view, || state_line(&view))?;
     Ok(())
 }

@@ -1,0 +1,28 @@
+//! The words of the command line for what the engine tells as data.
+
+use vmrewind_engine::{Note, Work};
+
+/// What long work is called beside its bar, and in the JSON lines of progress.
+pub(crate) fn work(work: Work) -> &'static str {
+    match work {
+        Work::CapturingMemory => "capturing memory",
+        Work::RestoringMemory => "restoring memory",
+        Work::VerifyingMemory => "verifying memory",
+        Work::WritingMemoryFile => "writing the memory file",
+        Work::Store(what) => what,
+    }
+}
+
+/// A note as a sentence.
+pub(crate) fn note(note: &Note) -> String {
+    match note {
+        Note::Undoing { operation } => format!("an interrupted '{operation}' is being undone"),
+        Note::Finishing { operation } => format!("an interrupted '{operation}' is being finished"),
+        Note::PageServerRevived => {
+            "the page server of an unfinished restore was gone; it is started again".into()
+        }
+        Note::WaitingForMemory => "the memory of the last restore is still coming in; waiting for it".into(),
+        Note::NotTidied { disk, error } => format!("disk '{disk}' was not tidied: {error}"),
+        Note::OfGuest { text } => text.clone(),
+    }
+}

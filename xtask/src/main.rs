@@ -5,6 +5,7 @@
 // A program for developers, whose output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod checks;
 mod demo;
 mod steps;
 mod suite;
@@ -44,6 +45,12 @@ enum Command {
     },
     /// Check the rules of this repository that no compiler knows.
     Tidy,
+    /// Check libraries, licences and sources against deny.toml.
+    Deny,
+    /// Check that the oldest Rust named in Cargo.toml will do.
+    Msrv,
+    /// Check the code for 64-bit ARM.
+    Arm,
     /// Format all code.
     Fmt,
     /// Lint all code.
@@ -70,6 +77,9 @@ fn run(command: Command) -> Outcome {
             cargo(["run", "--release", "--package", "vmrewind-bench", "--"].into_iter().chain(scenario))
         }
         Command::Tidy => tidy::run(),
+        Command::Deny => checks::deny::run(),
+        Command::Msrv => checks::msrv::run(),
+        Command::Arm => checks::arm::run(),
         Command::Fmt => cargo(["fmt", "--all"]),
         Command::Lint => suite::lint(),
     }

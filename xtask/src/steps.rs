@@ -1,6 +1,7 @@
 //! Running programs one after the other, each shown before it runs.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,10 +10,16 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// Runs cargo in the workspace and fails where it fails.
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Outcome {
-    let arguments: Vec<_> = arguments.into_iter().collect();
-    println!("$ cargo {}", arguments.join(" "));
-    let status = cargo_command(&arguments).status()?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments.join(" ")).into()) }
+    run_shown(&mut cargo_command(&arguments.into_iter().collect::<Vec<_>>()))
+}
+
+/// Runs `command`, shown as it would be typed, and fails where it fails.
+pub(crate) fn run_shown(command: &mut Command) -> Outcome {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words: Vec<_> = [name].into_iter().chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    let line = words.join(" ");
+    println!("$ {line}");
+    if command.status()?.success() { Ok(()) } else { Err(format!("{line} failed").into()) }
 }
 
 /// A cargo that is the one that runs this program, in the workspace.
@@ -25,7 +32,16 @@ pub(crate) fn cargo_command(arguments: &[&str]) -> Command {
 
 /// What cargo knows of the workspace.
 pub(crate) fn metadata() -> Outcome<serde_json::Value> {
-    let output = cargo_command(&["metadata", "--format-version=1", "--no-deps", "--offline"]).output()?;
+    read_metadata(&["metadata", "--format-version=1", "--no-deps", "--offline"])
+}
+
+/// What cargo knows of the workspace and all its locked libraries.
+pub(crate) fn metadata_of_all() -> Outcome<serde_json::Value> {
+    read_metadata(&["metadata", "--format-version=1", "--locked"])
+}
+
+fn read_metadata(arguments: &[&str]) -> Outcome<serde_json::Value> {
+    let output = cargo_command(arguments).output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into());
     }

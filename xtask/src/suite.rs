@@ -3,14 +3,20 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use crate::checks::{arm, deny, msrv};
 use crate::steps::{Outcome, cargo, cargo_command};
 use crate::tidy;
 
-/// Formatting, lints, the repository's own rules, then all tests.
+/// Formatting, lints, the repository's own rules, what it is built from and for, then all tests.
 pub(crate) fn everything() -> Outcome {
     cargo(["fmt", "--all", "--check"])?;
     lint()?;
     tidy::run()?;
+    deny::run()?;
+    msrv::run()?;
+    arm::run()?;
+    // Examples in docs: before the tests, so that the tests' summary stays the last line.
+    cargo(["test", "--workspace", "--doc"])?;
     tests(&[])
 }
 

@@ -66,10 +66,14 @@ impl Machine {
     }
 
     fn setup(&self) -> Output {
+        self.x("setup")
+    }
+
+    fn x(&self, command: &str) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../x");
         Command::new("/bin/sh")
             .arg(script)
-            .arg("setup")
+            .arg(command)
             .env_clear()
             .env("PATH", self.path("programs"))
             .env("HOME", self.folder.path())
@@ -91,7 +95,9 @@ fn a_fresh_debian_gets_all_packages_and_a_kernel() {
     let output = Machine::new(DEBIAN_12).with_apt().setup();
     let plan = text(&output.stdout);
     assert!(output.status.success(), "{plan}{}", text(&output.stderr));
-    let lines: Vec<_> = plan.lines().collect();
+    let (deny, lines) = plan.split_once('\n').unwrap();
+    assert!(deny.starts_with("+ cargo install --locked cargo-deny"), "{plan}");
+    let lines: Vec<_> = lines.lines().collect();
     assert_eq!(lines[0], "+ apt-get update -q");
     for package in ["qemu-system-x86", "qemu-utils", "ovmf", "busybox-static", "gcc", "libc6-dev"] {
         assert!(lines[1].contains("apt-get install") && lines[1].contains(package), "{package}: {plan}");
@@ -164,6 +170,37 @@ fn where_it_cannot_install_it_says_what_is_needed() {
     assert!(text(&old.setup().stderr).contains("cargo is 1.63.0"));
 }
 
+/// Guards the check for 64-bit ARM: where Rust has it or can get it, a C compiler comes too; else nothing is asked for.
+#[test]
+fn a_c_compiler_for_arm_comes_with_the_target() {
+    let wants = |machine: &Machine| {
+        let plan = text(&machine.setup().stdout);
+        let installs =
+            ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"].map(|package| plan.contains(package));
+        assert_eq!(installs[0], installs[1], "{plan}");
+        (plan.contains("+ rustup target add aarch64"), installs[0])
+    };
+    let machine = Machine::new(DEBIAN_12).with_apt();
+    assert_eq!(wants(&machine), (false, false), "neither the target nor rustup");
+    machine.program("rustc", &format!("echo '{}'", machine.path("target").display()));
+    assert_eq!(wants(&machine), (false, false), "the folder is only named");
+    machine.program("rustup", "exit 0");
+    assert_eq!(wants(&machine), (true, true), "rustup can add it");
+    fs::create_dir(machine.path("target")).unwrap();
+    fs::write(machine.path("target/libcore-1.rlib"), "").unwrap();
+    assert_eq!(wants(&machine), (false, true), "it is there");
+}
+
+/// Guards the first look at this on a new machine: the demonstration doesn't wait for what only tests need.
+#[test]
+fn the_demonstration_needs_no_tools_of_the_tests() {
+    let machine = Machine::new(DEBIAN_12).with_apt();
+    machine.program("rustup", "exit 0");
+    let plan = text(&machine.x("demo").stdout);
+    assert!(plan.contains("apt-get install"), "{plan}");
+    assert!(!plan.contains("cargo install") && !plan.contains("aarch64"), "{plan}");
+}
+
 /// Guards the second time: nothing to do, nothing said but that.
 #[test]
 fn a_complete_machine_is_left_alone() {
@@ -180,6 +217,7 @@ fn a_complete_machine_is_left_alone() {
         "xz",
         "zstd",
         "gcc",
+        "cargo-deny",
     ] {
         machine.program(program, "exit 1");
     }

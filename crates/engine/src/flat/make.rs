@@ -47,7 +47,7 @@ impl Operation {
                 page_bytes: block.page_size,
             })
             .collect();
-        let at = match line.memory_for_file(&blocks) {
+        let at = match line.memory_for_file(&blocks, rustix::param::page_size() as u64) {
             Ok(at) => at,
             Err(why) => return Ok(Err(NotShared(why))),
         };

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use vmrewind_files::{Flock, Kind, Wait};
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
+use vmrewind_qemu::stream::PAGE_SIZE;
 
 use crate::engine::{Engine, Operation};
 use crate::error::{Context, Error, Result};
@@ -84,7 +85,11 @@ impl Flat {
         let path = self.folder.join("ram");
         let path =
             path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
-        let block = MemoryBlock { name: &self.note.block, size_bytes: self.note.bytes, page_bytes: 4096 };
+        let block = MemoryBlock {
+            name: &self.note.block,
+            size_bytes: self.note.bytes,
+            page_bytes: PAGE_SIZE as u64,
+        };
         line.set_memory_file(&block, path).context(|| "cannot put the memory on a file".into())
     }
 

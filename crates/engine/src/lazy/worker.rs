@@ -337,7 +337,9 @@ impl Watcher for Reporter<'_> {
 /// Where nothing is known of what the guest needs first, more time is left to see it.
 fn options(known: bool) -> Options {
     let push_after = if known { Duration::from_millis(200) } else { Duration::from_millis(500) };
-    Options { push_after, ..Options::default() }
+    // QEMU runs on this host: what it is given are pages of this host.
+    let host_page_bytes = rustix::param::page_size() as u64;
+    Options { host_page_bytes, push_after, ..Options::default() }
 }
 
 /// Whether the other end of a pipe is closed.

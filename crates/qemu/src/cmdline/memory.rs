@@ -5,12 +5,16 @@
 //!         x-use-canonical-path-for-ramblock-id=off -machine memory-backend=pc.ram
 //! ```
 //! The RAM block keeps the name it had, so that states go from the one kind of memory to the other and back.
+//! QEMU maps whole pages of the host, so a block that was captured on a host with smaller pages can be too short by a part
+//! of one, and stays ordinary memory.
+//!
 //! `readonly=on,rom=off`: the file is opened for reading, the guest writes to private pages (QEMU 8.2 and later,
 //! `qapi/qom.json`, `MemoryBackendFileProperties`).
 
 use super::keyvalues::escape_commas;
 use super::properties::Properties;
 use super::{CmdlineError, CommandLine};
+use crate::stream::PAGE_BYTES;
 
 /// Names of the RAM block that QEMU's x86 machines have without a memory backend.
 const DEFAULT_BLOCKS: [&str; 2] = ["pc.ram", "microvm.ram"];
@@ -29,11 +33,15 @@ pub struct Block<'a> {
 }
 
 impl CommandLine {
-    /// The RAM block that [`CommandLine::set_memory_file`] can put on a file, by its index.
+    /// The RAM block that [`CommandLine::set_memory_file`] can put on a file, by its index, on a host with such pages.
     ///
     /// # Errors
     /// Why that is not possible with this command line, in a few words.
-    pub fn memory_for_file(&self, blocks: &[Block<'_>]) -> Result<usize, &'static str> {
+    pub fn memory_for_file(
+        &self,
+        blocks: &[Block<'_>],
+        host_page_bytes: u64,
+    ) -> Result<usize, &'static str> {
         if self.has_option("mem-path") || self.has_option("mem-prealloc") {
             return Err("its memory is allocated with -mem-path or -mem-prealloc");
         }
@@ -57,7 +65,15 @@ impl CommandLine {
             _ => return Err("it has several memory backends"),
         };
         let at = found.ok_or("its memory has a name that is not known here")?;
-        if blocks[at].page_bytes == 4096 { Ok(at) } else { Err("its memory is on huge pages") }
+        let block = &blocks[at];
+        // A stream says nothing of ordinary memory, whatever pages the host had: it counts as 4 KiB.
+        if block.page_bytes != PAGE_BYTES {
+            return Err("its memory is on huge pages");
+        }
+        if !block.size_bytes.is_multiple_of(host_page_bytes) {
+            return Err("its memory does not consist of whole pages of this host");
+        }
+        Ok(at)
     }
 
     /// Puts a RAM block found by [`CommandLine::memory_for_file`] on a file of its content.
@@ -112,10 +128,23 @@ mod tests {
     const PC_RAM: Block<'_> = Block { name: "pc.ram", size_bytes: 1 << 29, page_bytes: 4096 };
     const ROM: Block<'_> = Block { name: "pc.rom", size_bytes: 1 << 17, page_bytes: 4096 };
 
+    /// A host with the largest ordinary pages; nothing is refused on it that is not elsewhere, but for [`PARTS`].
+    const HOST_PAGE_BYTES: u64 = 64 << 10;
+    /// A block that can't be mapped there.
+    const PARTS: Block<'_> = Block { size_bytes: (1 << 29) + (16 << 10), ..PC_RAM };
+
     fn on_file(words: &[&str], blocks: &[Block<'_>]) -> Result<Vec<String>, &'static str> {
+        on_host(words, blocks, HOST_PAGE_BYTES)
+    }
+
+    fn on_host(
+        words: &[&str],
+        blocks: &[Block<'_>],
+        host_page_bytes: u64,
+    ) -> Result<Vec<String>, &'static str> {
         let argv: Vec<String> = ["qemu"].iter().chain(words).map(|word| (*word).to_owned()).collect();
         let mut line = CommandLine::parse(&argv).unwrap();
-        let at = line.memory_for_file(blocks)?;
+        let at = line.memory_for_file(blocks, host_page_bytes)?;
         line.set_memory_file(&blocks[at], "/f,x").unwrap();
         Ok(line.to_argv()[1..].to_vec())
     }
@@ -165,9 +194,11 @@ mod tests {
             (&["-object", "memory-backend-memfd,id=pc.ram,size=512M,hugetlb=on"], PC_RAM),
             (&["-object", "memory-backend-ram,id=other,size=512M"], PC_RAM),
             (&["-m", "512M"], huge),
+            (&["-m", "524304K"], PARTS),
             (&["-m", "512M"], ROM),
         ] {
             assert!(on_file(words, &[block]).is_err(), "{words:?}");
         }
+        assert!(on_host(&["-m", "524304K"], &[PARTS], 16 << 10).is_ok(), "its host can map it");
     }
 }

@@ -14,13 +14,17 @@
 //! soon as the package is out; its later part and the rest, a while after the guest can run. Each page goes out once. A
 //! page of zeros is sent when it is asked for, or with the working set; the others QEMU makes itself at the end.
 //!
+//! On hosts whose pages are larger than the guest's, QEMU puts a page of the host in place once all guest pages of it have come,
+//! and fails where those of another come between. So everything is chosen, sent and remembered by whole host pages
+//! ([`Options::host_page_bytes`]), the zeros in them included.
+//!
 //! Which pages hold data it need not know to begin with, since that takes the longer the more memory there is: the guest
 //! can run before.
 //!
 //! After the source's death QEMU waits for another one, which asks which pages came and goes on (`recovering`). Before
 //! PONG 3 QEMU ends with its source.
 //!
-//! Source of the formats: QEMU `migration/savevm.c`, `migration/ram.c`, `migration/migration.c`.
+//! Source of the formats: QEMU `migration/savevm.c`, `migration/ram.c` (`ram_load_postcopy`), `migration/migration.c`.
 
 mod error;
 #[doc(hidden)]
@@ -40,6 +44,8 @@ use std::time::Duration;
 pub use error::{ReturnFault, SourceError};
 pub use return_path::{Message, ReturnPath};
 pub use source::{Batch, Content, Lane, Next, Piece, Progress, Source};
+
+use crate::stream::PAGE_BYTES;
 
 /// Which pages of a block hold data; all others are zero.
 pub type DataRuns = Vec<Range<u64>>;
@@ -65,9 +71,13 @@ pub struct FirstPages {
 /// How pages are sent.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Pages that go out together where one of them is asked for: an aligned window of so many.
+    /// Pages of the host that QEMU runs on, which is where its source runs too: they talk over a Unix socket.
+    pub host_page_bytes: u64,
+    /// Pages that go out together where one of them is asked for: an aligned window of so many, or of the next whole
+    /// number of host pages.
     pub around_pages: u64,
-    /// Pages in one batch of the working set or the rest. A page that is asked for waits for one batch at most.
+    /// Pages in one batch of the working set or the rest, filled up to a whole host page. A page that is asked for waits for
+    /// one batch at most.
     pub batch_pages: u64,
     /// From the guest being able to run (or a recovery) to the first page that nobody asked for.
     pub push_after: Duration,
@@ -84,6 +94,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            host_page_bytes: PAGE_BYTES,
             around_pages: 8,
             batch_pages: 16,
             push_after: Duration::from_millis(200),

@@ -19,14 +19,22 @@ mod command {
 /// The PING whose PONG shows that devices are loaded and the guest is about to be able to run.
 pub(super) const RUN_PING: u32 = 3;
 
-/// Refuses what a stream of 4 KiB pages can't fill page by page.
-pub(super) fn check(captured: &Captured) -> Result<(), SourceError> {
+/// Refuses what a stream of 4 KiB pages can't fill, one page of the host after the other.
+pub(super) fn check(captured: &Captured, host_page_bytes: u64) -> Result<(), SourceError> {
     let unfit = |what| Err(SourceError::Unfit { what });
+    if !host_page_bytes.is_power_of_two() || host_page_bytes < PAGE_BYTES {
+        return unfit("this host's page size does not fit the guest's");
+    }
     if captured.blocks.is_empty() {
         return unfit("it has no memory");
     }
     if captured.blocks.iter().any(|block| block.page_size != PAGE_BYTES) {
         return unfit("its memory is of huge pages");
+    }
+    // QEMU allocates whole host pages, so this is a capture of a host with smaller ones: the block's last page would never be
+    // whole, and QEMU would never put it in place.
+    if captured.blocks.iter().any(|block| !block.len.is_multiple_of(host_page_bytes)) {
+        return unfit("its memory does not consist of whole pages of this host");
     }
     if captured.blocks.iter().any(|block| block.guest_address.is_some()) {
         return unfit("it was captured with x-ignore-shared");
@@ -37,6 +45,7 @@ pub(super) fn check(captured: &Captured) -> Result<(), SourceError> {
 /// Everything up to and including the package: QEMU loads its devices and is ready to run from this.
 pub(super) fn fresh(
     captured: &Captured,
+    host_page_bytes: u64,
     encoder: &mut Encoder<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), SourceError> {
@@ -44,11 +53,12 @@ pub(super) fn fresh(
     encoder.configuration(out);
     encoder.command(out, command::OPEN_RETURN_PATH, &[])?;
     encoder.command(out, command::PING, &1_u32.to_be_bytes())?;
-    // All page sizes together by OR, then that of the target.
-    let sizes = [PAGE_BYTES.to_be_bytes(), PAGE_BYTES.to_be_bytes()].concat();
+    // The page sizes of all blocks together by OR, then that of the target. QEMU takes ordinary memory for memory in pages of
+    // the host, and refuses a source that has others.
+    let sizes = [host_page_bytes.to_be_bytes(), PAGE_BYTES.to_be_bytes()].concat();
     encoder.command(out, command::ADVISE, &sizes)?;
     encoder.section_start(out)?;
-    encoder.command(out, command::RAM_DISCARD, &discard(captured))?;
+    encoder.command(out, command::RAM_DISCARD, &discard(captured, host_page_bytes))?;
     let mut package = Vec::new();
     encoder.command(&mut package, command::LISTEN, &[])?;
     package.extend_from_slice(captured.device_state.without_eof());
@@ -61,9 +71,9 @@ pub(super) fn fresh(
     Ok(())
 }
 
-/// One page of the largest block. QEMU has emptied all memory at ADVISE; but without any DISCARD it takes what follows
+/// One host page, the least that can be discarded, of the largest block. QEMU has emptied all memory at ADVISE; but without any DISCARD it takes what follows
 /// for precopy, and waits for itself for ever.
-fn discard(captured: &Captured) -> Vec<u8> {
+fn discard(captured: &Captured, host_page_bytes: u64) -> Vec<u8> {
     let largest = captured.blocks.iter().max_by_key(|block| block.len);
     let name = largest.map(|block| block.name.as_bytes()).unwrap_or_default();
     let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
@@ -71,7 +81,7 @@ fn discard(captured: &Captured) -> Vec<u8> {
     payload.extend(name.iter().take(usize::from(len)));
     payload.push(0);
     payload.extend(0_u64.to_be_bytes());
-    payload.extend(PAGE_BYTES.to_be_bytes());
+    payload.extend(host_page_bytes.to_be_bytes());
     payload
 }
 

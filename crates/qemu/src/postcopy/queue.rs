@@ -1,4 +1,7 @@
 //! Which pages are to be sent, and in which order: asked for, working set, the rest. Each is chosen once.
+//!
+//! Pages are numbered as the guest has them, and chosen by host pages: all guest pages of one, in order and with nothing
+//! between. A host page counts as data as soon as one page in it does.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +16,7 @@ use super::{DataRuns, FirstPages, PageAddress};
 struct BlockPages {
     /// Those with data, once that is known; all are taken for such before.
     data: Option<PageSet>,
-    /// Those that were chosen, or received before this source.
+    /// Those that were chosen, or received before this source: whole host pages only.
     sent: PageSet,
     /// Those that were asked for.
     asked: PageSet,
@@ -23,6 +26,9 @@ struct BlockPages {
 #[derive(Debug)]
 pub(super) struct Backlog {
     blocks: Vec<BlockPages>,
+    /// Guest pages in a page of the host. Each block has a multiple of it.
+    host_pages: u64,
+    /// The first pages of host pages that were asked for.
     faults: VecDeque<PageAddress>,
     early: IntoIter<PageAddress>,
     later: IntoIter<PageAddress>,
@@ -34,13 +40,14 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// All pages of blocks of these lengths in pages, of which `total` hold data.
-    pub(super) fn new(lengths: &[u64], total: u64, working_set: FirstPages) -> Self {
+    /// All pages of blocks of these lengths in pages, of which `total` hold data, to be chosen by `host_pages`.
+    pub(super) fn new(lengths: &[u64], host_pages: u64, total: u64, working_set: FirstPages) -> Self {
         let empty = |pages: &u64| PageSet::new(*pages);
         let block = |pages| BlockPages { data: None, sent: empty(pages), asked: empty(pages) };
         let FirstPages { early, later } = working_set;
         Self {
             blocks: lengths.iter().map(block).collect(),
+            host_pages: host_pages.max(1),
             faults: VecDeque::new(),
             early: early.into_iter(),
             later: later.into_iter(),
@@ -89,39 +96,51 @@ impl Backlog {
         !self.faults.is_empty()
     }
 
-    /// Puts a request in; gives the pages of it that were not asked for before.
+    /// Puts a request in; gives the pages of its host pages that were not asked for before.
     pub(super) fn ask(&mut self, at: usize, pages: Range<u64>) -> Vec<PageAddress> {
+        let host_pages = self.host_pages;
         let Some(block) = self.blocks.get_mut(at) else { return Vec::new() };
         let mut first_time = Vec::new();
-        for page in pages.start..pages.end.min(block.sent.pages()) {
-            if !block.asked.insert(page) {
+        let first = pages.start - pages.start % host_pages;
+        for page in (first..pages.end.min(block.sent.pages())).step_by(step(host_pages)) {
+            if block.asked.contains(page) {
                 continue;
             }
-            let address = PageAddress { block: at, page };
-            first_time.push(address);
+            let whole = page..page + host_pages;
+            block.asked.insert_range(whole.clone());
+            first_time.extend(whole.map(|page| PageAddress { block: at, page }));
             if !block.sent.contains(page) {
-                self.faults.push_back(address);
+                self.faults.push_back(PageAddress { block: at, page });
             }
         }
         first_time
     }
 
-    /// Takes note of the pages that a source before this one has sent.
+    /// Takes note of the pages that a source before this one has sent. A host page of which anything is missing is to be sent
+    /// again, whole: what QEMU had of it went with the connection.
     pub(super) fn received(&mut self, at: usize, bitmap: &[u8]) {
+        let host_pages = self.host_pages;
         if let Some(block) = self.blocks.get_mut(at) {
-            block.sent.insert_bits(bitmap);
+            let mut received = PageSet::new(block.sent.pages());
+            received.insert_bits(bitmap);
+            for page in (0..received.pages()).step_by(step(host_pages)) {
+                let mut whole = page..page + host_pages;
+                if whole.all(|page| received.contains(page)) {
+                    block.sent.insert_range(page..page + host_pages);
+                }
+            }
         }
         self.count();
     }
 
-    /// The next page that was asked for, with its neighbours; those of a page of zeros are the zeros around it.
+    /// The next host page that was asked for, with its neighbours; those of one of zeros are the zeros around it.
     pub(super) fn next_fault(&mut self, around: u64) -> Option<Vec<Piece>> {
         while let Some(PageAddress { block: at, page }) = self.faults.pop_front() {
             let mut pieces = Vec::new();
             let Some(content) = self.choose(at, page, &mut pieces) else { continue };
-            let around = around.max(1);
+            let around = around.max(1).next_multiple_of(self.host_pages);
             let start = page - page % around;
-            for neighbour in start..start.saturating_add(around) {
+            for neighbour in (start..start.saturating_add(around)).step_by(step(self.host_pages)) {
                 if self.content_of(at, neighbour) == Some(content) {
                     self.choose(at, neighbour, &mut pieces);
                 }
@@ -146,7 +165,7 @@ impl Backlog {
         while chosen < count.max(1)
             && let Some(PageAddress { block, page }) = list(self).next()
         {
-            chosen += u64::from(self.choose(block, page, &mut pieces).is_some());
+            chosen += self.choose(block, page, &mut pieces).map_or(0, |_| self.host_pages);
         }
         (!pieces.is_empty()).then_some(pieces)
     }
@@ -166,37 +185,61 @@ impl Backlog {
                 continue;
             };
             let mut pieces = Vec::new();
+            let first = first - first % self.host_pages;
             let mut page = first;
             while page - first < count.max(1) && self.content_of(at, page) == Some(Content::Data) {
                 self.choose(at, page, &mut pieces);
-                page += 1;
+                page += self.host_pages;
             }
             self.cursor.page = page;
             return Some(pieces);
         }
     }
 
-    /// What a page holds that exists and was not chosen yet.
+    /// What the host page of a page holds, if it exists and was not chosen yet.
     fn content_of(&self, at: usize, page: u64) -> Option<Content> {
         let block = self.blocks.get(at)?;
         if page >= block.sent.pages() || block.sent.contains(page) {
             return None;
         }
-        let zero = block.data.as_ref().is_some_and(|data| !data.contains(page));
-        Some(if zero { Content::Zero } else { Content::Data })
+        let has_data = self.host_page(page).any(|page| block.content_of(page) == Content::Data);
+        Some(if has_data { Content::Data } else { Content::Zero })
     }
 
-    /// Chooses a page if nobody has: it joins the last piece where it continues that.
+    /// Chooses the host page of a page, all of it, if nobody has: pages join the last piece where they continue that.
     fn choose(&mut self, at: usize, page: u64, pieces: &mut Vec<Piece>) -> Option<Content> {
-        let content = self.content_of(at, page)?;
-        self.blocks.get_mut(at)?.sent.insert(page);
-        self.owed = self.owed.saturating_sub(u64::from(content == Content::Data));
-        match pieces.last_mut() {
-            Some(last) if last.block == at && last.content == content && last.pages.end == page => {
-                last.pages.end += 1;
+        let host_content = self.content_of(at, page)?;
+        let pages = self.host_page(page);
+        let block = self.blocks.get_mut(at)?;
+        for page in pages {
+            let content = block.content_of(page);
+            block.sent.insert(page);
+            self.owed = self.owed.saturating_sub(u64::from(content == Content::Data));
+            match pieces.last_mut() {
+                Some(last) if last.block == at && last.content == content && last.pages.end == page => {
+                    last.pages.end += 1;
+                }
+                _ => pieces.push(Piece { block: at, pages: page..page + 1, content }),
             }
-            _ => pieces.push(Piece { block: at, pages: page..page + 1, content }),
         }
-        Some(content)
+        Some(host_content)
     }
+
+    /// The guest's pages in the host page of a page.
+    fn host_page(&self, page: u64) -> Range<u64> {
+        let first = page - page % self.host_pages;
+        first..first + self.host_pages
+    }
+}
+
+impl BlockPages {
+    /// What a page holds, by what is known.
+    fn content_of(&self, page: u64) -> Content {
+        let zero = self.data.as_ref().is_some_and(|data| !data.contains(page));
+        if zero { Content::Zero } else { Content::Data }
+    }
+}
+
+fn step(host_pages: u64) -> usize {
+    usize::try_from(host_pages).unwrap_or(usize::MAX)
 }

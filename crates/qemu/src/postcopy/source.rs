@@ -8,7 +8,7 @@ use super::error::SourceError;
 use super::queue::Backlog;
 use super::return_path::{Message, ReturnPath};
 use super::{DataRuns, FirstPages, Options, PageAddress, opening};
-use crate::stream::{Captured, Encoder, PAGE_SIZE};
+use crate::stream::{Captured, Encoder, PAGE_BYTES, PAGE_SIZE};
 
 /// Two senders can share one source, so that a page that is waited for is read while another is read from afar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,14 +169,15 @@ impl<'a> Source<'a> {
         options: Options,
         state: State,
     ) -> Result<Self, SourceError> {
-        opening::check(captured)?;
+        opening::check(captured, options.host_page_bytes)?;
+        let host_pages = options.host_page_bytes / PAGE_BYTES;
         let lengths: Vec<u64> = captured.blocks.iter().map(crate::stream::RamBlock::pages).collect();
         Ok(Self {
             captured,
             encoder: Encoder::new(captured),
             state,
             return_path: ReturnPath::new(&captured.blocks),
-            backlog: Backlog::new(&lengths, total_pages, working_set),
+            backlog: Backlog::new(&lengths, host_pages, total_pages, working_set),
             unfilled: 0,
             push_from: None,
             asked: 0,
@@ -296,7 +297,7 @@ impl<'a> Source<'a> {
     pub fn say(&mut self, out: &mut Vec<u8>) -> Result<(), SourceError> {
         match self.state {
             State::Fresh => {
-                opening::fresh(self.captured, &mut self.encoder, out)?;
+                opening::fresh(self.captured, self.options.host_page_bytes, &mut self.encoder, out)?;
                 self.state = State::Loading;
             }
             State::Recovering => {
@@ -338,7 +339,7 @@ impl<'a> Source<'a> {
         Next::Pages(Batch { pieces })
     }
 
-    /// Appends the pages of a batch, whose data was read, in one part of the stream. Batches of both lanes can be filled
+    /// Appends the pages of a batch, whose data was read, in one part of the stream, each host page whole and in order. Batches of both lanes can be filled
     /// in any order.
     ///
     /// # Errors

@@ -1,9 +1,14 @@
 //! A destination as QEMU is one, as far as it shows on the wire: it loads the package, asks, and keeps what comes.
+//!
+//! What QEMU refuses is an error, and nothing else is: pages are put together and put in place as its `ram_load_postcopy`
+//! does it, with its blind spots. It counts guest pages up to a host page and does not look which ones came; what it puts
+//! together it does not clear before the next. That no page is left out the tests see by what the memory holds in the end.
+//! What would be wrong for another reason is an assertion.
 
 use std::collections::BTreeMap;
 
 use crate::stream::wire::{MAGIC, Reader, VERSION, flag, tag};
-use crate::stream::{Captured, PAGE_SIZE};
+use crate::stream::{Captured, PAGE_BYTES, PAGE_SIZE};
 
 /// How far the destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,30 @@ pub(super) enum Stage {
     Ended,
 }
 
+/// Why QEMU ends a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// ADVISE names other page sizes than its own.
+    PageSizes,
+    /// A discarded range that is not of whole host pages.
+    Discard,
+    /// A page behind the end of its block.
+    Offset,
+    /// Pages of two host pages mixed.
+    NonSameHostPage,
+    /// A host page that is there already (`UFFDIO_COPY` says `EEXIST`).
+    Exists,
+}
+
+/// The host page that is being put together, in pages of the guest. It stays from one part of the stream to the next.
+struct HostPage {
+    /// Block and first page, once a page of it came.
+    place: Option<(usize, u64)>,
+    count: u64,
+    /// None: a page of zeros came last for this place.
+    content: Vec<Option<[u8; PAGE_SIZE]>>,
+}
+
 pub(super) struct Destination<'a> {
     captured: &'a Captured,
     pub(super) stage: Stage,
@@ -27,28 +56,45 @@ pub(super) struct Destination<'a> {
     pub(super) runs: bool,
     /// What is said to the source.
     pub(super) answers: Vec<u8>,
-    /// Pages that came: None is a page of zeros.
+    /// Pages that are in place: None is a page of zeros.
     pub(super) pages: BTreeMap<(usize, u64), Option<[u8; PAGE_SIZE]>>,
     previous: Option<usize>,
+    /// Pages of the guest in a page of the host.
+    host_pages: u64,
+    temporary: HostPage,
 }
 
 impl<'a> Destination<'a> {
-    pub(super) fn new(captured: &'a Captured) -> Self {
-        let (answers, pages) = (Vec::new(), BTreeMap::new());
-        Self { captured, stage: Stage::Waiting, runs: false, answers, pages, previous: None }
+    pub(super) fn new(captured: &'a Captured, host_pages: u64) -> Self {
+        let content = vec![None; usize::try_from(host_pages).unwrap()];
+        Self {
+            captured,
+            stage: Stage::Waiting,
+            runs: false,
+            answers: Vec::new(),
+            pages: BTreeMap::new(),
+            previous: None,
+            host_pages,
+            temporary: HostPage { place: None, count: 0, content },
+        }
     }
 
-    /// The source is gone: what was said to it is lost, and so is the block of the last page.
+    /// The source is gone: what was said to it is lost, and so are the block of the last page and a host page that is not
+    /// whole.
     pub(super) fn lose_source(&mut self) {
         self.answers.clear();
         self.previous = None;
+        self.temporary.place = None;
+        self.temporary.count = 0;
         self.stage = Stage::Paused;
     }
 
-    /// Asks for pages, as for the first time or as for the same block again.
+    /// Asks for the host page of a page, as for the first time or as for the same block again.
     pub(super) fn ask(&mut self, block: usize, page: u64, by_name: bool) {
         let name = self.captured.blocks[block].name.as_bytes();
-        let mut payload = [(page << 12).to_be_bytes().as_slice(), &4096_u32.to_be_bytes()].concat();
+        let start = (page - page % self.host_pages) * PAGE_BYTES;
+        let len = u32::try_from(self.host_pages * PAGE_BYTES).unwrap();
+        let mut payload = [start.to_be_bytes().as_slice(), &len.to_be_bytes()].concat();
         if by_name {
             payload.push(u8::try_from(name.len()).unwrap());
             payload.extend_from_slice(name);
@@ -63,7 +109,7 @@ impl<'a> Destination<'a> {
     }
 
     /// Takes what one call of the source gave: whole pieces of the stream.
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let mut reader = Reader::new(bytes);
         if self.stage == Stage::Waiting {
             assert_eq!((reader.u32().unwrap(), reader.u32().unwrap()), (MAGIC, VERSION));
@@ -73,17 +119,18 @@ impl<'a> Destination<'a> {
             self.stage = Stage::Opened(0);
         }
         while reader.used() < bytes.len() {
-            self.piece(&mut reader);
+            self.piece(&mut reader)?;
         }
+        Ok(())
     }
 
-    fn piece(&mut self, reader: &mut Reader<'_>) {
+    fn piece(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
         assert_ne!(self.stage, Stage::Ended, "something after the end");
         match reader.u8().unwrap() {
             tag::COMMAND => {
                 let (command, len) = (reader.u16().unwrap(), reader.u16().unwrap());
                 let payload = reader.bytes(usize::from(len)).unwrap();
-                self.command(command, payload, reader);
+                self.command(command, payload, reader)?;
             }
             tag::SECTION_START => {
                 assert_eq!(self.stage, Stage::Opened(2));
@@ -102,7 +149,7 @@ impl<'a> Destination<'a> {
             tag::SECTION_PART => {
                 assert_eq!(self.stage, Stage::Listening);
                 self.section_id(reader);
-                self.records(reader);
+                self.records(reader)?;
             }
             tag::SECTION_END => {
                 self.section_id(reader);
@@ -114,18 +161,25 @@ impl<'a> Destination<'a> {
             }
             other => panic!("piece {other:#x}"),
         }
+        Ok(())
     }
 
-    fn command(&mut self, command: u16, payload: &[u8], reader: &mut Reader<'_>) {
+    fn command(&mut self, command: u16, payload: &[u8], reader: &mut Reader<'_>) -> Result<(), Refusal> {
         match (command, self.stage) {
             (1, Stage::Opened(0)) => self.stage = Stage::Opened(1),
             (1, Stage::Paused) => {}
             (2, Stage::Opened(_)) => self.answer(2, payload),
             (3, Stage::Opened(1)) => {
-                assert_eq!(payload, [4096_u64.to_be_bytes(), 4096_u64.to_be_bytes()].concat());
+                let own = [(self.host_pages * PAGE_BYTES).to_be_bytes(), PAGE_BYTES.to_be_bytes()].concat();
+                if payload != own {
+                    return Err(Refusal::PageSizes);
+                }
                 self.stage = Stage::Opened(2);
             }
-            (6, Stage::Opened(3)) => self.stage = Stage::Opened(4),
+            (6, Stage::Opened(3)) => {
+                self.discard(payload)?;
+                self.stage = Stage::Opened(4);
+            }
             (7, Stage::Opened(4)) => {
                 let len = u32::from_be_bytes(payload.try_into().unwrap());
                 let package = reader.bytes(usize::try_from(len).unwrap()).unwrap();
@@ -142,6 +196,24 @@ impl<'a> Destination<'a> {
             }
             other => panic!("command {other:?}"),
         }
+        Ok(())
+    }
+
+    /// Nothing is there yet that could go; but what is named has to be of whole host pages.
+    fn discard(&self, payload: &[u8]) -> Result<(), Refusal> {
+        let mut reader = Reader::new(payload);
+        assert_eq!(reader.u8().unwrap(), 0);
+        let name = reader.short_bytes().unwrap();
+        assert!(self.captured.blocks.iter().any(|block| block.name.as_bytes() == name));
+        assert_eq!(reader.u8().unwrap(), 0);
+        while reader.used() < payload.len() {
+            for bound in [reader.u64().unwrap(), reader.u64().unwrap()] {
+                if !bound.is_multiple_of(self.host_pages * PAGE_BYTES) {
+                    return Err(Refusal::Discard);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn package(&mut self, package: &[u8]) {
@@ -166,13 +238,13 @@ impl<'a> Destination<'a> {
         self.answers.extend(0x0123_4567_89ab_cdef_u64.to_be_bytes());
     }
 
-    fn records(&mut self, reader: &mut Reader<'_>) {
+    fn records(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
         loop {
             let word = reader.u64().unwrap();
             if word == flag::EOS {
                 assert_eq!(reader.u8().unwrap(), tag::FOOTER);
                 self.section_id(reader);
-                return;
+                return Ok(());
             }
             if word & flag::CONTINUE == 0 {
                 let name = reader.short_bytes().unwrap();
@@ -186,9 +258,33 @@ impl<'a> Destination<'a> {
                     None
                 }
             };
-            let page = (word & !flag::MASK) >> 12;
-            assert!(self.pages.insert((block, page), data).is_none(), "page {page} of {block} came twice");
+            self.load(block, (word & !flag::MASK) >> 12, data)?;
         }
+    }
+
+    /// Takes a page; the last one of a host page puts that in place.
+    fn load(&mut self, block: usize, page: u64, data: Option<[u8; PAGE_SIZE]>) -> Result<(), Refusal> {
+        if page >= self.captured.blocks[block].pages() {
+            return Err(Refusal::Offset);
+        }
+        let within = page % self.host_pages;
+        let place = (block, page - within);
+        if *self.temporary.place.get_or_insert(place) != place {
+            return Err(Refusal::NonSameHostPage);
+        }
+        self.temporary.content[usize::try_from(within).unwrap()] = data;
+        self.temporary.count += 1;
+        if self.temporary.count < self.host_pages {
+            return Ok(());
+        }
+        self.temporary.place = None;
+        self.temporary.count = 0;
+        if self.pages.contains_key(&place) {
+            return Err(Refusal::Exists);
+        }
+        let addresses = (place.1..).map(|page| (block, page));
+        self.pages.extend(addresses.zip(self.temporary.content.iter().copied()));
+        Ok(())
     }
 
     fn section_id(&self, reader: &mut Reader<'_>) {

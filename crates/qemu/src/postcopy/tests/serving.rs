@@ -5,32 +5,47 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::bench::{Bench, options, step};
-use super::destination::Stage;
+use super::destination::{Destination, Refusal, Stage};
 use super::{captured, content, runs};
-use crate::postcopy::{Batch, DataRuns, FirstPages, Lane, Options, PageAddress, Source, SourceError};
+use crate::postcopy::{Batch, DataRuns, FirstPages, Lane, Next, Options, PageAddress, Source, SourceError};
 use crate::stream::{Captured, PAGE_SIZE};
 
 fn address(block: usize, page: u64) -> PageAddress {
     PageAddress { block, page }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+/// Pages of the guest in pages of hosts with 4, 16 and 64 KiB.
+const HOST_PAGES: [u64; 3] = [1, 4, 16];
 
-    /// Guards the guest's memory: in whatever order pages are asked for, read, sent and lost with a source, all data is
-    /// there in the end, each page in its place and once (the destination looks at that), before the end is said.
+/// What is in memory, of one block: runs with data or not, so that host pages are mixed, all data, or all zero.
+fn marks() -> impl Strategy<Value = Vec<bool>> {
+    let runs = proptest::collection::vec((any::<bool>(), 1_usize..30), 1..12);
+    runs.prop_map(|runs| runs.into_iter().flat_map(|(mark, len)| vec![mark; len]).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    /// Guards the guest's memory: whatever the host's pages are, and in whatever order pages are asked for, read, sent and
+    /// lost with a source, QEMU refuses nothing, all data is there in the end, each page in its place and once, before
+    /// the end is said.
     #[test]
     fn everything_comes_once(
-        marks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 1..100), 1..4),
-        working_set in proptest::collection::vec((0_usize..4, 0_u64..120), 0..40),
+        host_pages in proptest::sample::select(&HOST_PAGES[..]),
+        marks in proptest::collection::vec(marks(), 1..4),
+        working_set in proptest::collection::vec((0_usize..4, 0_u64..240), 0..40),
         steps in proptest::collection::vec(step(), 0..300),
     ) {
+        let mut marks = marks;
+        for marks in &mut marks {
+            marks.resize(marks.len().next_multiple_of(usize::try_from(host_pages).unwrap()), false);
+        }
         let captured = captured(&marks.iter().map(|marks| marks.len() as u64).collect::<Vec<_>>());
         let data: Vec<DataRuns> = marks.iter().map(|marks| runs(marks)).collect();
         let mut early: Vec<_> = working_set.into_iter().map(|(block, page)| address(block, page)).collect();
         let later = early.split_off(early.len() / 2);
         let working_set = FirstPages { early, later };
-        let mut bench = Bench::new(&captured, data, working_set);
+        let mut bench = Bench::on_host(&captured, data, working_set, host_pages);
         steps.iter().for_each(|step| bench.apply(step));
         bench.finish();
         prop_assert_eq!(bench.destination.stage, Stage::Ended);
@@ -51,9 +66,104 @@ proptest! {
     }
 }
 
+/// Guards hosts with large pages: one that is asked for comes whole and in order, its zeros included, and so does one of the
+/// working set or the rest; those of zeros alone are not pushed.
+#[test]
+fn host_pages_are_sent_whole() {
+    let captured = captured(&[96]);
+    let working_set = FirstPages { early: vec![address(0, 37)], later: Vec::new() };
+    let mut bench = Bench::on_host(&captured, vec![vec![20..21, 24..26, 38..39, 95..96]], working_set, 16);
+    bench.know();
+    bench.open();
+    bench.deliver(usize::MAX);
+    bench.destination.ask(0, 22, true);
+    bench.deliver(usize::MAX);
+    assert_eq!(bench.source.progress().asked_pages, 16);
+    for (lane, first) in [(Lane::Faults, 16), (Lane::Push, 32)] {
+        bench.take(lane);
+        let batch = bench.kept.pop().unwrap();
+        assert_eq!(pages_of(&batch), (first..first + 16).map(|page| (0, page)).collect::<Vec<_>>());
+        bench.fill(&batch);
+    }
+    bench.finish();
+    let came: Vec<u64> = bench.destination.pages.keys().map(|(_, page)| *page).collect();
+    assert_eq!(came, (16..48).chain(80..96).collect::<Vec<_>>());
+}
+
+/// Guards the model, and shows what the option is for: QEMU on a host with large pages refuses a source that has never heard
+/// of them, at each of the places where these matter.
+#[test]
+fn single_pages_are_refused_on_a_host_with_large_ones() {
+    let captured = captured(&[64]);
+    let mut source = Source::fresh(&captured, 64, FirstPages::default(), options()).unwrap();
+    let mut opening = Vec::new();
+    source.say(&mut opening).unwrap();
+    let mut destination = Destination::new(&captured, 16);
+    assert_eq!(destination.receive(&opening), Err(Refusal::PageSizes));
+    // The same opening as if ADVISE and DISCARD were right.
+    let mut bench = running_on(&captured, vec![vec![0..64]], 16);
+    source.receive(&[0, 2, 0, 4, 0, 0, 0, 3], Duration::ZERO).unwrap();
+    let mut part = |page: u64| {
+        let start = (page << 12).to_be_bytes();
+        let request = [&[0, 3, 0, 17], start.as_slice(), &4096_u32.to_be_bytes(), b"\x04ram0"].concat();
+        source.receive(&request, Duration::ZERO).unwrap();
+        let Next::Pages(batch) = source.next(Lane::Faults, Duration::ZERO) else { panic!("no pages") };
+        let mut out = Vec::new();
+        source.fill(&batch, &vec![1; batch.data_bytes()], &mut out).unwrap();
+        out
+    };
+    let (here, elsewhere) = (part(0), part(40));
+    assert_eq!(bench.destination.receive(&here), Ok(()), "half a host page is waited for");
+    assert!(bench.destination.pages.is_empty());
+    assert_eq!(bench.destination.receive(&elsewhere), Err(Refusal::NonSameHostPage));
+}
+
+/// Guards a recovery on a host with large pages: one of which QEMU had not everything is sent again, whole.
+#[test]
+fn a_host_page_that_was_cut_off_is_sent_again() {
+    let captured = captured(&[32]);
+    let large = Options { host_page_bytes: 64 << 10, ..options() };
+    let mut source = Source::recovering(&captured, 32, FirstPages::default(), large).unwrap();
+    source.know(&[runs(&[true; 32])]).unwrap();
+    source.say(&mut Vec::new()).unwrap();
+    let bits = [0xff, 0x7f, 0xff, 0xff, 0, 0, 0, 0];
+    let end = 0x0123_4567_89ab_cdef_u64.to_be_bytes();
+    let bitmap = [&[0, 5, 0, 5], b"\x04ram0".as_slice(), &8_u64.to_be_bytes(), &bits, &end].concat();
+    source.receive(&bitmap, Duration::ZERO).unwrap();
+    source.say(&mut Vec::new()).unwrap();
+    source.receive(&[0, 6, 0, 4, 0, 0, 0, 1], Duration::ZERO).unwrap();
+    let Next::Pages(batch) = source.next(Lane::Push, Duration::from_secs(1)) else { panic!("no pages") };
+    assert_eq!(pages_of(&batch), (0..16).map(|page| (0, page)).collect::<Vec<_>>());
+    assert_eq!(source.next(Lane::Push, Duration::from_secs(1)), Next::Wait(None));
+}
+
+/// What can't be put together from whole host pages is said to be so, before anything is sent.
+#[test]
+fn memory_of_parts_of_host_pages_is_refused() {
+    let captured = captured(&[32, 17]);
+    let on_host = |host_page_bytes| {
+        let options = Options { host_page_bytes, ..options() };
+        Source::fresh(&captured, 0, FirstPages::default(), options).map(drop)
+    };
+    assert_eq!(on_host(4096), Ok(()));
+    let parts = SourceError::Unfit { what: "its memory does not consist of whole pages of this host" };
+    assert_eq!(on_host(16 << 10), Err(parts));
+    for odd in [0, 2048, 12 << 10] {
+        let odd = on_host(odd).unwrap_err();
+        assert_eq!(odd, SourceError::Unfit { what: "this host's page size does not fit the guest's" });
+    }
+}
+
 /// Brings a bench to where the guest can run.
 fn running<'a>(captured: &'a Captured, data: Vec<DataRuns>, working_set: FirstPages) -> Bench<'a> {
-    let mut bench = Bench::new(captured, data, working_set);
+    run(Bench::new(captured, data, working_set))
+}
+
+fn running_on(captured: &Captured, data: Vec<DataRuns>, host_pages: u64) -> Bench<'_> {
+    run(Bench::on_host(captured, data, FirstPages::default(), host_pages))
+}
+
+fn run(mut bench: Bench<'_>) -> Bench<'_> {
     bench.know();
     bench.open();
     bench.deliver(usize::MAX);

@@ -6,11 +6,15 @@ use std::time::Duration;
 use serde_json::Value;
 use vmrewind_qemu::qmp::Client;
 use vmrewind_qemu::qmp::commands::{Cont, Stop};
+use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_testkit::console::Console;
 use vmrewind_testkit::guest::{GuestOptions, Mix, command_line};
 
 use crate::outcome::{Outcome, context};
 use crate::program::Program;
+
+/// What the ids of requests begin with. Nobody else talks to these QEMUs, so no random number is needed.
+pub(crate) const CONNECTION: ConnectionId = ConnectionId(0);
 
 /// Filling gigabytes of memory takes an emulated processor its time.
 pub(crate) const BOOT: Duration = Duration::from_secs(900);
@@ -73,13 +77,13 @@ impl Vm {
 
     /// Stops the guest, so that it takes no processor time from another that is measured.
     pub(crate) fn rest(&self) -> Outcome {
-        Client::connect(&self.qmp, ANSWER)?.execute(&Stop, ANSWER)?;
+        Client::connect(&self.qmp, CONNECTION, ANSWER)?.execute(&Stop, ANSWER)?;
         Ok(())
     }
 
     /// Lets the guest run again.
     pub(crate) fn go_on(&self) -> Outcome {
-        Client::connect(&self.qmp, ANSWER)?.execute(&Cont, ANSWER)?;
+        Client::connect(&self.qmp, CONNECTION, ANSWER)?.execute(&Cont, ANSWER)?;
         self.console.wait_tick(self.console.mark(), ANSWER)?;
         Ok(())
     }

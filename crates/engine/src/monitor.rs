@@ -1,5 +1,7 @@
 //! What the engine says to a running QEMU: one method per thing it wants, with deadlines and errors in its own terms.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use vmrewind_qemu::qmp::commands::{
     QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop,
     SystemPowerdown, Transaction,
 };
+use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
 use crate::error::{Error, Result};
@@ -48,7 +51,7 @@ impl Monitor {
 
     /// Connects to the socket of that name within `patience`.
     pub(crate) fn connect_within(run: &Path, socket: &str, patience: Duration) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), patience).map_err(qmp_error)?;
+        let client = Client::connect(&run.join(socket), connection_id(), patience).map_err(qmp_error)?;
         Ok(Self { client })
     }
 
@@ -59,7 +62,9 @@ impl Monitor {
         patience: Duration,
         still_alive: impl FnMut() -> bool,
     ) -> Result<Self> {
-        let client = Client::connect_waiting(&run.join(socket), patience, still_alive).map_err(qmp_error)?;
+        let id = connection_id();
+        let client =
+            Client::connect_waiting(&run.join(socket), id, patience, still_alive).map_err(qmp_error)?;
         Ok(Self { client })
     }
 
@@ -290,6 +295,13 @@ impl Monitor {
             Err(error) => Err(qmp_error(error)),
         }
     }
+}
+
+/// What tells a connection to QEMU from all others. Nothing keeps it or shows it, so it need not be the same in a test's next
+/// run, and is not taken from the host's randomness: a page server and a guard have none.
+pub(crate) fn connection_id() -> ConnectionId {
+    // The keys of each state are random ones.
+    ConnectionId(RandomState::new().build_hasher().finish())
 }
 
 fn network_devices(text: &str) -> Vec<String> {

@@ -12,6 +12,7 @@ use vmrewind_testkit::console::{Console, Mark};
 
 use super::sample::{Moment, Seen, milliseconds};
 use crate::outcome::{Outcome, context};
+use crate::vm::CONNECTION;
 
 /// Filling gigabytes of memory takes an emulated processor its time.
 const BOOT: Duration = Duration::from_secs(600);
@@ -33,7 +34,7 @@ impl Guest {
     /// Watches the guest with this serial socket and this QMP socket; returns once it has booted and filled its memory.
     pub(crate) fn watch(console: &Path, qmp: &Path) -> Outcome<Self> {
         let console = Console::attach(console);
-        let qmp = Client::connect(qmp, ANSWER).map_err(context(|| "cannot watch QEMU".into()))?;
+        let qmp = Client::connect(qmp, CONNECTION, ANSWER).map_err(context(|| "cannot watch QEMU".into()))?;
         console.wait_ready(BOOT)?;
         Ok(Self { console, qmp })
     }

@@ -87,6 +87,7 @@ fn stop(shown: &Value) -> Outcome {
     use vmrewind_qemu::qmp::Client;
     use vmrewind_qemu::qmp::commands::Stop;
     let qmp = shown["qmp"].as_str().ok_or("`vm show --json` has no 'qmp'")?;
-    Client::connect(Path::new(qmp), crate::vm::ANSWER)?.execute(&Stop, crate::vm::ANSWER)?;
+    Client::connect(Path::new(qmp), crate::vm::CONNECTION, crate::vm::ANSWER)?
+        .execute(&Stop, crate::vm::ANSWER)?;
     Ok(())
 }

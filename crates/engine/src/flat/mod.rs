@@ -85,11 +85,8 @@ impl Flat {
         let path = self.folder.join("ram");
         let path =
             path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
-        let block = MemoryBlock {
-            name: &self.note.block,
-            size_bytes: self.note.bytes,
-            page_bytes: PAGE_SIZE as u64,
-        };
+        let block =
+            MemoryBlock { name: &self.note.block, size_bytes: self.note.bytes, page_bytes: PAGE_SIZE as u64 };
         line.set_memory_file(&block, path).context(|| "cannot put the memory on a file".into())
     }
 

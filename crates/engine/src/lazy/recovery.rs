@@ -11,7 +11,7 @@ use vmrewind_qemu::qmp::commands::MigrateRecover;
 use vmrewind_qemu::qmp::{OutOfBandClient, QmpError};
 
 use crate::error::Result;
-use crate::monitor::qmp_error;
+use crate::monitor::{connection_id, qmp_error};
 use crate::root::VmFolder;
 use crate::vm::run_folder::{self, RECOVERY_PIPES};
 
@@ -24,7 +24,7 @@ pub(crate) fn arrange(run: &Path) -> Result<()> {
 }
 
 fn open(run: &Path, patience: Duration) -> Result<OutOfBandClient> {
-    OutOfBandClient::open(&run.join(RECOVERY_PIPES), patience).map_err(qmp_error)
+    OutOfBandClient::open(&run.join(RECOVERY_PIPES), connection_id(), patience).map_err(qmp_error)
 }
 
 /// What QEMU said when it was to listen for another source.

@@ -37,11 +37,7 @@ impl CommandLine {
     ///
     /// # Errors
     /// Why that is not possible with this command line, in a few words.
-    pub fn memory_for_file(
-        &self,
-        blocks: &[Block<'_>],
-        host_page_bytes: u64,
-    ) -> Result<usize, &'static str> {
+    pub fn memory_for_file(&self, blocks: &[Block<'_>], host_page_bytes: u64) -> Result<usize, &'static str> {
         if self.has_option("mem-path") || self.has_option("mem-prealloc") {
             return Err("its memory is allocated with -mem-path or -mem-prealloc");
         }

@@ -20,7 +20,7 @@ use super::commands::{Command, Nothing};
 use super::error::SessionError;
 use super::frame::LineBuffer;
 use super::message::{CommandError, Message, decode, unexpected};
-use super::session::encode_request;
+use super::session::encode_line;
 
 /// The agent puts this byte before the reply to `guest-sync-delimited`, and starts over when it gets one.
 const DELIMITER: u8 = 0xff;
@@ -63,7 +63,7 @@ impl AgentSession {
         self.state = State::Syncing { number, delimited: false };
         self.lines = LineBuffer::new(MAX_AGENT_LINE_BYTES);
         let mut bytes = vec![DELIMITER];
-        bytes.extend(encode_request("guest-sync-delimited", &json!({ "id": number }), None));
+        bytes.extend(encode_line("execute", "guest-sync-delimited", &json!({ "id": number }), None));
         bytes
     }
 
@@ -76,7 +76,7 @@ impl AgentSession {
             return Err(SessionError::NotReady);
         }
         self.state = State::Waiting;
-        Ok(encode_request(command, arguments, None))
+        Ok(encode_line("execute", command, arguments, None))
     }
 
     /// Takes bytes from the agent, split in any way.

@@ -45,14 +45,6 @@ pub enum SessionError {
         /// The start of the line.
         line: String,
     },
-    /// A reply carries no id, or one that no outstanding request has.
-    #[error("a reply for a request that is not outstanding (id {id}): {line}")]
-    UnmatchedReply {
-        /// The id as JSON, `none` where there is none.
-        id: String,
-        /// The start of the line.
-        line: String,
-    },
     /// QEMU refused `qmp_capabilities`.
     #[error("QEMU refused to leave negotiation")]
     NegotiationRefused {

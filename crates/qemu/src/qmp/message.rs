@@ -143,12 +143,6 @@ pub(super) fn unexpected(reason: &'static str, line: &[u8]) -> SessionError {
     SessionError::Unexpected { reason, line: excerpt(line, EXCERPT_CHARS) }
 }
 
-/// The error for a reply that nobody asked for.
-pub(super) fn unmatched(id: Option<&Value>, line: &[u8]) -> SessionError {
-    let id = id.map_or_else(|| "none".to_owned(), |id| excerpt(id.to_string().as_bytes(), 40));
-    SessionError::UnmatchedReply { id, line: excerpt(line, EXCERPT_CHARS) }
-}
-
 fn decode_greeting(greeting: &Value) -> Option<Message> {
     QemuVersion::deserialize(greeting.get("version")?).ok().map(Message::Greeting)
 }

@@ -3,12 +3,16 @@
 //! ```text
 //!  Greeting --{"QMP": ...}--> Negotiating --{"return": {}}--> Ready --any error, end of input--> Over
 //!     |                           '--{"error": ...}--.
-//!     '--reply, malformed line, end of input---------+--> Over
+//!     '--malformed line, end of input----------------+--> Over
 //! ```
 //!
 //! Bytes go in by [`Session::receive`], messages come out of [`Session::poll`], bytes to send out of
-//! [`Session::take_outgoing`] and [`Session::request`]. Each request has an id of its own; a reply is accepted only for
-//! an outstanding one. The first error is final: `poll` returns it again and again.
+//! [`Session::take_outgoing`] and [`Session::request`]. Each request has an id of its own, which begins with the
+//! connection's; a reply is taken only for an outstanding one. The first error is final: `poll` returns it again and again.
+//!
+//! QEMU can answer a client that has gone to the next one: what a command says that outlives its connection goes to
+//! whoever is connected then. So a reply that belongs to no request of ours is passed over, and the ids of two connections
+//! never meet.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +20,24 @@ use serde_json::{Value, json};
 
 use super::error::SessionError;
 use super::frame::{LineBuffer, MAX_LINE_BYTES};
-use super::message::{CommandError, Event, Message, QemuVersion, decode, unexpected, unmatched};
+use super::message::{CommandError, Event, Message, QemuVersion, decode, unexpected};
+
+/// What the ids of a connection's requests begin with: a random number, passed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// The id of its request of that number, on the wire.
+    pub(super) fn request(self, number: u64) -> String {
+        format!("{:016x}-{number}", self.0)
+    }
+
+    /// The number of its request of that id; nothing for an id that is another's.
+    fn number(self, id: &Value) -> Option<u64> {
+        let number = id.as_str()?.rsplit_once('-')?.1.parse().ok()?;
+        (self.request(number) == id.as_str()?).then_some(number)
+    }
+}
 
 /// The number of a request within its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +59,8 @@ pub enum Incoming {
     },
     /// The late answer to a request that was given up.
     Late(RequestId),
+    /// A reply to nothing that was asked on this connection.
+    Foreign,
     /// An event.
     Event(Event),
 }
@@ -59,6 +82,7 @@ enum Interest {
 /// The client's side of one QMP connection.
 #[derive(Debug)]
 pub struct Session {
+    connection: ConnectionId,
     state: State,
     lines: LineBuffer,
     last_line: Vec<u8>,
@@ -67,16 +91,16 @@ pub struct Session {
     outgoing: Vec<Vec<u8>>,
 }
 
-impl Default for Session {
-    fn default() -> Self {
-        Self::new(MAX_LINE_BYTES)
-    }
-}
-
 impl Session {
-    /// Makes a session that waits for the greeting and refuses lines over `limit_bytes`.
-    pub fn new(limit_bytes: usize) -> Self {
+    /// Makes a session that waits for the greeting.
+    pub fn new(connection: ConnectionId) -> Self {
+        Self::with_limit(connection, MAX_LINE_BYTES)
+    }
+
+    /// Makes a session that refuses lines over `limit_bytes`.
+    pub fn with_limit(connection: ConnectionId, limit_bytes: usize) -> Self {
         Self {
+            connection,
             state: State::Greeting,
             lines: LineBuffer::new(limit_bytes),
             last_line: Vec::new(),
@@ -178,10 +202,10 @@ impl Session {
         id: Option<&Value>,
         result: Result<Value, CommandError>,
     ) -> Result<Incoming, SessionError> {
-        let outstanding = id.and_then(Value::as_u64).map(RequestId);
-        let interest = outstanding.and_then(|id| self.outstanding.remove(&id));
-        let (Some(id), Some(interest)) = (outstanding, interest) else {
-            return Err(unmatched(id, &self.last_line));
+        let ours = id.and_then(|id| self.connection.number(id)).map(RequestId);
+        let interest = ours.and_then(|id| self.outstanding.remove(&id));
+        let (Some(id), Some(interest)) = (ours, interest) else {
+            return Ok(Incoming::Foreign);
         };
         if let State::Negotiating { id: negotiation, version } = &self.state
             && *negotiation == id
@@ -201,16 +225,13 @@ impl Session {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.outstanding.insert(id, Interest::Wanted);
-        (id, encode_request(command, arguments, Some(id.0)))
+        let on_wire = Value::from(self.connection.request(id.0));
+        (id, encode_line("execute", command, arguments, Some(on_wire)))
     }
 }
 
-/// Writes one request as a line. Null arguments are left out: QEMU takes an object or nothing.
-pub(super) fn encode_request(command: &str, arguments: &Value, id: Option<u64>) -> Vec<u8> {
-    encode_line("execute", command, arguments, id.map(Value::from))
-}
-
-/// Like [`encode_request`], with `exec-oob` for `execute` where the command is to overtake others, and any id.
+/// Writes one request as a line; `verb` is `execute`, or `exec-oob` where the command is to overtake others. Null arguments
+/// are left out: QEMU takes an object or nothing.
 pub(super) fn encode_line(verb: &str, command: &str, arguments: &Value, id: Option<Value>) -> Vec<u8> {
     let mut request = json!({ verb: command });
     if !arguments.is_null() {

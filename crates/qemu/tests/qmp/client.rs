@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmrewind_qemu::qmp::commands::{QueryStatus, RunState, Stop};
+use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, QmpError, SessionError};
 use vmrewind_testkit::fake_qemu::{FakeQemu, Step, line};
 
+/// What the ids of the requests begin with, as `0000000000000007-`.
+const CONNECTION: ConnectionId = ConnectionId(7);
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -18,7 +21,7 @@ fn play(steps: Vec<Step>) -> (FakeQemu, Client) {
     let mut script = vec![Step::Negotiate];
     script.extend(steps);
     let fake = FakeQemu::play(script).unwrap();
-    let client = Client::connect(&fake.socket(), LONG).unwrap();
+    let client = Client::connect(&fake.socket(), CONNECTION, LONG).unwrap();
     (fake, client)
 }
 
@@ -28,7 +31,7 @@ fn paused() -> Value {
 
 fn connect_error(script: Vec<Step>, timeout: Duration) -> QmpError {
     let fake = FakeQemu::play(script).unwrap();
-    Client::connect(&fake.socket(), timeout).unwrap_err()
+    Client::connect(&fake.socket(), CONNECTION, timeout).unwrap_err()
 }
 
 /// A reply that comes byte by byte, between events nobody knows, is still the reply.
@@ -37,11 +40,13 @@ fn a_reply_in_pieces_among_events_is_found() {
     let (fake, client) = play(vec![
         Step::Expect("query-status"),
         line(&json!({"event": "X_NEW", "timestamp": {"seconds": 1, "microseconds": 0}})),
-        Step::Dribble(format!("{{\"id\": 2, \"return\": {}}}\r\n", paused()).into_bytes()),
+        Step::Dribble(
+            format!("{{\"id\": \"0000000000000007-2\", \"return\": {}}}\r\n", paused()).into_bytes(),
+        ),
     ]);
     assert_eq!(client.execute(&QueryStatus, LONG).unwrap().status, RunState::Paused);
     let requests = fake.finish().unwrap();
-    assert_eq!(requests[1], json!({"execute": "query-status", "id": 2}));
+    assert_eq!(requests[1], json!({"execute": "query-status", "id": "0000000000000007-2"}));
     assert_eq!((client.version().major, client.version().package.as_str()), (10, "fake"));
     assert_eq!(client.peer_pid(), Some(std::process::id()));
 }
@@ -86,10 +91,6 @@ fn each_end_of_a_connection_has_its_error() {
     assert!(matches!(during_stop(vec![]), SessionError::Closed));
     let half = during_stop(vec![Step::Send(b"{\"return\": {}, ".to_vec())]);
     assert!(matches!(half, SessionError::HalfLine { bytes: 14 }), "{half}");
-    let wrong = during_stop(vec![line(&json!({"return": {}, "id": 77})), Step::Silence]);
-    assert!(matches!(wrong, SessionError::UnmatchedReply { ref id, .. } if id == "77"), "{wrong}");
-    let without = during_stop(vec![line(&json!({"return": {}})), Step::Silence]);
-    assert!(matches!(without, SessionError::UnmatchedReply { ref id, .. } if id == "none"), "{without}");
     let malformed = during_stop(vec![Step::Send(b"{\"return\": }\n".to_vec()), Step::Silence]);
     assert!(matches!(malformed, SessionError::Malformed { .. }), "{malformed}");
     let endless = during_stop(vec![Step::Send(vec![b'x'; (16 << 20) + 1]), Step::Silence]);
@@ -118,13 +119,33 @@ fn a_late_reply_is_dropped() {
     let (_fake, client) = play(vec![
         Step::Expect("stop"),
         Step::Expect("query-status"),
-        line(&json!({"return": {}, "id": 2})),
+        line(&json!({"return": {}, "id": "0000000000000007-2"})),
         Step::Return(paused()),
         Step::Silence,
     ]);
     let error = client.execute(&Stop, SHORT).unwrap_err();
     assert!(matches!(&error, QmpError::Deadline { doing, timeout } if doing == "stop" && *timeout == SHORT));
     assert_eq!(client.execute(&QueryStatus, LONG).unwrap().status, RunState::Paused);
+}
+
+/// Guards a command from the answers to a connection that was there before, of this program or another: QEMU sends them to
+/// whoever is connected when they are ready.
+#[test]
+fn replies_to_another_connection_are_dropped() {
+    let (fake, client) = play(vec![
+        Step::Expect("query-status"),
+        line(&json!({"return": {"running": true, "status": "running"}, "id": 2})),
+        line(&json!({"return": {"running": true, "status": "running"}, "id": "0000000000000008-2"})),
+        line(&json!({"error": {"class": "GenericError", "desc": "no such node"}})),
+        Step::Return(paused()),
+    ]);
+    assert_eq!(client.execute(&QueryStatus, LONG).unwrap().status, RunState::Paused);
+    let transcript = client.transcript().join("\n");
+    assert!(
+        transcript.contains("no such node"),
+        "who looks for the cause of an error sees them: {transcript}"
+    );
+    fake.finish().unwrap();
 }
 
 /// A command whose time is up before it could be sent, or while QEMU reads nothing, leaves the connection whole; one
@@ -213,7 +234,7 @@ fn every_waiter_is_served() {
     // Answered in reverse: only the id can tell whose answer it is.
     script.extend((0..THREADS).rev().map(|number| {
         let status = json!({"running": false, "status": format!("state-{}", number + 2)});
-        line(&json!({"return": status, "id": number + 2}))
+        line(&json!({"return": status, "id": format!("0000000000000007-{}", number + 2)}))
     }));
     let (fake, client) = play(script);
     let start = Barrier::new(THREADS);
@@ -261,23 +282,23 @@ fn connecting_can_fail() {
 fn waiting_for_a_socket_ends_with_qemu() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("qmp.sock");
-    assert!(matches!(Client::connect(&socket, LONG), Err(QmpError::Connect { .. })));
+    assert!(matches!(Client::connect(&socket, CONNECTION, LONG), Err(QmpError::Connect { .. })));
     let mut asked = 0;
-    let ended = Client::connect_waiting(&socket, LONG, || {
+    let ended = Client::connect_waiting(&socket, CONNECTION, LONG, || {
         asked += 1;
         asked < 3
     });
     assert!(matches!(ended, Err(QmpError::Ended { .. })));
     assert_eq!(asked, 3);
-    let never = Client::connect_waiting(&socket, SHORT, || true).unwrap_err();
+    let never = Client::connect_waiting(&socket, CONNECTION, SHORT, || true).unwrap_err();
     assert!(
         matches!(never, QmpError::Connect { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     );
     let long = folder.path().join("x".repeat(108));
-    assert!(matches!(Client::connect(&long, LONG), Err(QmpError::Connect { .. })));
+    assert!(matches!(Client::connect(&long, CONNECTION, LONG), Err(QmpError::Connect { .. })));
 
     let fake = FakeQemu::play_later(SHORT, vec![Step::Negotiate, Step::Silence]).unwrap();
-    Client::connect_waiting(&fake.socket(), LONG, || true).unwrap();
+    Client::connect_waiting(&fake.socket(), CONNECTION, LONG, || true).unwrap();
 }
 
 /// Dropping the client ends its waiters and its connection, so that the next client is served.
@@ -305,9 +326,9 @@ fn the_transcript_shows_what_was_said() {
     let lines = client.transcript();
     assert_eq!(lines.len(), 6, "{lines:#?}");
     assert!(lines[0].starts_with("<- {\"QMP\""));
-    assert_eq!(lines[1], "-> {\"execute\":\"qmp_capabilities\",\"id\":1}");
-    assert_eq!(lines[2], "<- {\"return\":{},\"id\":1}");
-    assert_eq!(lines[3], "-> {\"execute\":\"stop\",\"id\":2}");
+    assert_eq!(lines[1], "-> {\"execute\":\"qmp_capabilities\",\"id\":\"0000000000000007-1\"}");
+    assert_eq!(lines[2], "<- {\"return\":{},\"id\":\"0000000000000007-1\"}");
+    assert_eq!(lines[3], "-> {\"execute\":\"stop\",\"id\":\"0000000000000007-2\"}");
     assert!(lines[4].starts_with("<- {\"timestamp\"") && lines[4].ends_with("...") && lines[4].len() < 420);
-    assert_eq!(lines[5], "<- {\"return\":{},\"id\":2}");
+    assert_eq!(lines[5], "<- {\"return\":{},\"id\":\"0000000000000007-2\"}");
 }

@@ -19,8 +19,10 @@ use vmrewind_qemu::qmp::commands::{
     QueryNamedBlockNodes, QueryStatus, QueryVersion, Quit, RunState, SetLink, Stop, Transaction,
     resolve_machine,
 };
+use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, OutOfBandClient, QmpError, make_pipes};
 
+const CONNECTION: ConnectionId = ConnectionId(1);
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
@@ -42,7 +44,7 @@ impl Qemu {
             .spawn()
             .unwrap();
         let mut qemu = Self { child, folder };
-        let client = Client::connect_waiting(&socket, LONG, || qemu.is_running()).unwrap();
+        let client = Client::connect_waiting(&socket, CONNECTION, LONG, || qemu.is_running()).unwrap();
         (qemu, client)
     }
 
@@ -98,10 +100,10 @@ fn queries_are_understood() {
     assert_eq!(error.refusal().unwrap().class, "DeviceNotFound");
 
     // QEMU serves one client at a time; the second is greeted when the first has closed.
-    let busy = Client::connect(&qemu.path("qmp.sock"), SHORT).unwrap_err();
+    let busy = Client::connect(&qemu.path("qmp.sock"), CONNECTION, SHORT).unwrap_err();
     assert!(matches!(busy, QmpError::Deadline { doing, .. } if doing == "the greeting"));
     drop(client);
-    let again = Client::connect(&qemu.path("qmp.sock"), LONG).unwrap();
+    let again = Client::connect(&qemu.path("qmp.sock"), CONNECTION, LONG).unwrap();
     assert!(again.execute(&QueryStatus, LONG).is_ok());
 }
 
@@ -305,7 +307,10 @@ fn pipes_serve_one_client_after_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipes");
     make_pipes(&path).unwrap();
-    assert!(matches!(OutOfBandClient::open(&path, LONG), Err(QmpError::Connect { .. })), "nobody is there");
+    assert!(
+        matches!(OutOfBandClient::open(&path, CONNECTION, LONG), Err(QmpError::Connect { .. })),
+        "nobody is there"
+    );
     make_pipes(&path).unwrap();
     let chardev = format!("pipe,id=pipes,path={}", path.display());
     let (mut qemu, client) =
@@ -315,7 +320,7 @@ fn pipes_serve_one_client_after_another() {
         let error = result.unwrap_err();
         assert!(error.refusal().is_some_and(|refusal| refusal.desc.contains("paused")), "{error:?}");
     };
-    let mut first = OutOfBandClient::open(&path, LONG).unwrap();
+    let mut first = OutOfBandClient::open(&path, CONNECTION, LONG).unwrap();
     first.negotiate(LONG).unwrap();
     refused(first.execute(&recover, LONG));
     drop(first);
@@ -333,7 +338,7 @@ fn pipes_serve_one_client_after_another() {
         client.execute(&Cont, LONG).unwrap();
         client.execute(&Stop, LONG).unwrap();
     }
-    let mut second = OutOfBandClient::open(&path, LONG).unwrap();
+    let mut second = OutOfBandClient::open(&path, ConnectionId(2), LONG).unwrap();
     refused(second.execute(&recover, LONG));
     second.drain().unwrap();
     refused(second.execute(&recover, LONG));
@@ -342,5 +347,5 @@ fn pipes_serve_one_client_after_another() {
     qemu.child.wait().unwrap();
     let error = second.execute(&recover, LONG).unwrap_err();
     assert!(error.is_gone(), "{error:?}");
-    assert!(matches!(OutOfBandClient::open(&path, LONG), Err(QmpError::Connect { .. })));
+    assert!(matches!(OutOfBandClient::open(&path, CONNECTION, LONG), Err(QmpError::Connect { .. })));
 }

@@ -4,21 +4,23 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use vmrewind_qemu::qmp::SessionError;
-use vmrewind_qemu::qmp::session::{Incoming, RequestId, Session};
+use vmrewind_qemu::qmp::session::{ConnectionId, Incoming, RequestId, Session};
 
 const LIMIT_BYTES: usize = 4096;
+/// What the ids of the requests begin with, as `0000000000000007-`.
+const CONNECTION: ConnectionId = ConnectionId(7);
 
 /// A whole conversation as QEMU sends it, CR LF and all; the requests with ids 2, 3 and 4 are made when it is ready.
 fn conversation() -> Vec<u8> {
     [
         r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": "Debian"}, "capabilities": ["oob"]}}"#,
-        r#"{"return": {}, "id": 1}"#,
+        r#"{"return": {}, "id": "0000000000000007-1"}"#,
         r#"{"timestamp": {"seconds": 1, "microseconds": 5}, "event": "STOP"}"#,
-        r#"{"return": {"status": "paused", "running": false}, "id": 2}"#,
+        r#"{"return": {"status": "paused", "running": false}, "id": "0000000000000007-2"}"#,
         r#"{"timestamp": {"seconds": 2, "microseconds": 6}, "event": "X_NEVER_HEARD", "data": {"a": [1, {}]}, "more": 1}"#,
-        r#"{"error": {"class": "GenericError", "desc": "größer — nein"}, "id": 4}"#,
+        r#"{"error": {"class": "GenericError", "desc": "größer — nein"}, "id": "0000000000000007-4"}"#,
         "",
-        r#"{"id": 3, "return": [[]]}"#,
+        r#"{"id": "0000000000000007-3", "return": [[]]}"#,
     ]
     .join("\r\n")
     .into_bytes()
@@ -45,7 +47,7 @@ fn poll_all(
 }
 
 fn run(chunks: &[&[u8]]) -> (Vec<Incoming>, Vec<RequestId>, SessionError) {
-    let mut session = Session::new(LIMIT_BYTES);
+    let mut session = Session::with_limit(CONNECTION, LIMIT_BYTES);
     let (mut incoming, mut ids) = (Vec::new(), Vec::new());
     for chunk in chunks {
         session.receive(chunk);
@@ -58,7 +60,7 @@ fn run(chunks: &[&[u8]]) -> (Vec<Incoming>, Vec<RequestId>, SessionError) {
 }
 
 fn ready() -> Session {
-    let mut session = Session::new(LIMIT_BYTES);
+    let mut session = Session::with_limit(CONNECTION, LIMIT_BYTES);
     let bytes = conversation();
     let end = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0;
     session.receive(&bytes[..=end]);
@@ -106,13 +108,13 @@ fn a_break_at_any_byte_is_told() {
 /// Requests before the end of negotiation would be refused by QEMU in ways that are hard to tell from others.
 #[test]
 fn requests_wait_for_negotiation() {
-    let mut session = Session::new(LIMIT_BYTES);
+    let mut session = Session::with_limit(CONNECTION, LIMIT_BYTES);
     assert!(matches!(session.request("stop", &Value::Null), Err(SessionError::NotReady)));
     assert!(session.take_outgoing().is_empty());
     session.receive(&conversation()[..conversation().iter().position(|byte| *byte == b'\n').unwrap() + 1]);
     assert_eq!(session.poll().unwrap(), Some(Incoming::Greeted));
     let outgoing = session.take_outgoing();
-    assert_eq!(outgoing, [b"{\"execute\":\"qmp_capabilities\",\"id\":1}\n".to_vec()]);
+    assert_eq!(outgoing, [b"{\"execute\":\"qmp_capabilities\",\"id\":\"0000000000000007-1\"}\n".to_vec()]);
     assert!(matches!(session.request("stop", &Value::Null), Err(SessionError::NotReady)));
 }
 
@@ -123,30 +125,47 @@ fn a_request_is_one_line() {
     let (_, line) = session.request("blockdev-add", &json!({"filename": "a\n\"b\" ü"})).unwrap();
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
     let request: Value = serde_json::from_slice(&line).unwrap();
-    assert_eq!(request, json!({"execute": "blockdev-add", "arguments": {"filename": "a\n\"b\" ü"}, "id": 2}));
+    let id = "0000000000000007-2";
+    assert_eq!(
+        request,
+        json!({"execute": "blockdev-add", "arguments": {"filename": "a\n\"b\" ü"}, "id": id})
+    );
 }
 
-/// A reply that nobody asked for means that we and QEMU no longer agree on what was said: it ends the session.
+/// Guards a client from what QEMU still has to say to the one before: it is passed over, whatever id it has, before and after
+/// negotiation, and is never taken for an answer to us.
 #[test]
-fn replies_without_a_request_end_the_session() {
-    let outstanding = "2";
-    for reply in [
+fn replies_of_others_are_passed_over() {
+    let others = [
         r#"{"return": {}}"#,
-        r#"{"return": {}, "id": 3}"#,
-        r#"{"return": {}, "id": 1}"#,
+        r#"{"return": {}, "id": 2}"#,
         r#"{"return": {}, "id": "2"}"#,
-        r#"{"return": {}, "id": -2}"#,
+        r#"{"return": {}, "id": {"7": 2}}"#,
+        r#"{"return": {}, "id": "0000000000000008-2"}"#,
+        r#"{"return": {}, "id": "7-2"}"#,
+        r#"{"return": {}, "id": "0000000000000007-02"}"#,
+        r#"{"return": {}, "id": "0000000000000007-1"}"#,
+        r#"{"return": {}, "id": "0000000000000007-3"}"#,
         r#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#,
-    ] {
+    ];
+    for reply in others {
         let mut session = ready();
-        session.request("stop", &Value::Null).unwrap();
-        session.receive(format!("{reply}\n{{\"return\": {{}}, \"id\": {outstanding}}}\n").as_bytes());
-        let first = session.poll().unwrap_err();
-        assert!(matches!(first, SessionError::UnmatchedReply { .. }), "{reply}: {first}");
-        // The good reply behind it is not given out: the session is over, for the same reason.
-        assert!(matches!(session.poll(), Err(SessionError::UnmatchedReply { .. })), "{reply}");
-        assert!(matches!(session.request("cont", &Value::Null), Err(SessionError::UnmatchedReply { .. })));
+        let (id, _) = session.request("stop", &Value::Null).unwrap();
+        let ours = "{\"return\": {}, \"id\": \"0000000000000007-2\"}";
+        session.receive(format!("{reply}\n{ours}\n").as_bytes());
+        assert_eq!(session.poll().unwrap(), Some(Incoming::Foreign), "{reply}");
+        assert_eq!(session.poll().unwrap(), Some(Incoming::Reply { id, result: Ok(json!({})) }), "{reply}");
     }
+    let conversation = String::from_utf8(conversation()).unwrap();
+    let with_others: String = conversation.lines().map(|line| format!("{}\n{line}\n", others[4])).collect();
+    let without_foreign = |(incoming, ids, _): (Vec<Incoming>, Vec<RequestId>, SessionError)| {
+        (incoming.into_iter().filter(|one| *one != Incoming::Foreign).collect::<Vec<_>>(), ids)
+    };
+    assert_eq!(
+        without_foreign(run(&[with_others.as_bytes()])),
+        without_foreign(run(&[conversation.as_bytes()])),
+        "the same messages come out"
+    );
 }
 
 /// A caller that stopped waiting must not make its late reply fatal, nor leave it for another one.
@@ -155,10 +174,10 @@ fn a_request_given_up_may_be_answered_late_and_once() {
     let mut session = ready();
     let (id, _) = session.request("stop", &Value::Null).unwrap();
     session.give_up(id);
-    session.receive(b"{\"return\": {}, \"id\": 2}\n");
-    assert_eq!(session.poll().unwrap(), Some(Incoming::Late(id)));
-    session.receive(b"{\"return\": {}, \"id\": 2}\n");
-    assert!(matches!(session.poll(), Err(SessionError::UnmatchedReply { .. })));
+    for expected in [Incoming::Late(id), Incoming::Foreign] {
+        session.receive(b"{\"return\": {}, \"id\": \"0000000000000007-2\"}\n");
+        assert_eq!(session.poll().unwrap(), Some(expected));
+    }
 }
 
 /// Each way in which negotiation can go wrong has its own error.
@@ -166,15 +185,15 @@ fn a_request_given_up_may_be_answered_late_and_once() {
 fn negotiation_can_fail() {
     let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}}}"#;
     let fails = |text: String| {
-        let mut session = Session::new(LIMIT_BYTES);
+        let mut session = Session::with_limit(CONNECTION, LIMIT_BYTES);
         session.receive(text.as_bytes());
         while let Ok(Some(Incoming::Greeted)) = session.poll() {}
         session.poll().unwrap_err()
     };
-    let refused = fails(format!("{greeting}\n{{\"error\": {{\"desc\": \"no\"}}, \"id\": 1}}\n"));
+    let refused =
+        fails(format!("{greeting}\n{{\"error\": {{\"desc\": \"no\"}}, \"id\": \"0000000000000007-1\"}}\n"));
     assert!(matches!(refused, SessionError::NegotiationRefused { source } if source.desc == "no"));
     assert!(matches!(fails(format!("{greeting}\n{greeting}\n")), SessionError::Unexpected { .. }));
-    assert!(matches!(fails("{\"return\": {}}\n".to_owned()), SessionError::UnmatchedReply { .. }));
     assert!(matches!(fails("SSH-2.0-OpenSSH\r\n".to_owned()), SessionError::Malformed { .. }));
     assert!(matches!(fails("x".repeat(LIMIT_BYTES + 1)), SessionError::LineTooLong { .. }));
 }
@@ -205,13 +224,13 @@ proptest! {
         lines in vec(
             prop_oneof![
                 vec(any::<u8>(), 0..60),
-                "\\{\"(QMP|event|return|error|id|timestamp)\": ?(1|\\{\\}|null|\"x\")(, \"id\": [0-9])?\\}".prop_map(String::into_bytes),
+                "\\{\"(QMP|event|return|error|id|timestamp)\": ?(1|\\{\\}|null|\"x\")(, \"id\": (\"0000000000000007-)?[0-9]\"?)?\\}".prop_map(String::into_bytes),
             ],
             0..12,
         ),
         negotiated in any::<bool>(),
     ) {
-        let mut session = if negotiated { ready() } else { Session::new(LIMIT_BYTES) };
+        let mut session = if negotiated { ready() } else { Session::with_limit(CONNECTION, LIMIT_BYTES) };
         let mut over = None;
         for line in lines {
             session.receive(&line);

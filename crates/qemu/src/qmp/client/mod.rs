@@ -36,6 +36,7 @@ pub use out_of_band::{OutOfBandClient, make_pipes};
 use super::commands::{Command, from_reply, to_arguments};
 use super::error::{QmpError, SessionError};
 use super::message::QemuVersion;
+use super::session::ConnectionId;
 use connection::{Deadline, Patience};
 use shared::Shared;
 
@@ -52,13 +53,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a QMP socket and negotiates, all within `timeout`.
+    /// Connects to a QMP socket and negotiates, all within `timeout`. `id` tells this connection from all others: a random
+    /// number.
     ///
     /// # Errors
     /// [`QmpError::Connect`] when nobody listens; [`QmpError::Lost`] and [`QmpError::Deadline`] during negotiation.
-    pub fn connect(socket: &Path, timeout: Duration) -> Result<Self, QmpError> {
+    pub fn connect(socket: &Path, id: ConnectionId, timeout: Duration) -> Result<Self, QmpError> {
         let deadline = Deadline::after(timeout);
-        Self::negotiate(connection::connect(socket, deadline)?, socket, deadline)
+        Self::negotiate(connection::connect(socket, deadline)?, socket, id, deadline)
     }
 
     /// Like [`Client::connect`], for a QEMU that is starting: waits while the socket does not exist or nobody
@@ -68,12 +70,13 @@ impl Client {
     /// As for `connect`, and [`QmpError::Ended`] when `still_alive` said no.
     pub fn connect_waiting(
         socket: &Path,
+        id: ConnectionId,
         timeout: Duration,
         still_alive: impl FnMut() -> bool,
     ) -> Result<Self, QmpError> {
         let deadline = Deadline::after(timeout);
         let stream = connection::connect_waiting(socket, deadline, Patience::default(), still_alive)?;
-        Self::negotiate(stream, socket, deadline)
+        Self::negotiate(stream, socket, id, deadline)
     }
 
     /// The version from QEMU's greeting.
@@ -131,9 +134,14 @@ impl Client {
         self.link.shared.lock().transcript.lines()
     }
 
-    fn negotiate(stream: UnixStream, socket: &Path, deadline: Deadline) -> Result<Self, QmpError> {
+    fn negotiate(
+        stream: UnixStream,
+        socket: &Path,
+        id: ConnectionId,
+        deadline: Deadline,
+    ) -> Result<Self, QmpError> {
         let peer_pid = connection::peer_pid(&stream);
-        let link = Link::start(stream)
+        let link = Link::start(stream, id)
             .map_err(|source| QmpError::Connect { socket: socket.to_owned(), source: Arc::new(source) })?;
         let version = link.shared.wait("the greeting", deadline, |inner| inner.version.clone())?;
         Ok(Self { link, version, peer_pid, fd_turn: Mutex::new(()) })
@@ -168,8 +176,8 @@ struct Link {
 }
 
 impl Link {
-    fn start(stream: UnixStream) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    fn start(stream: UnixStream, id: ConnectionId) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::new(id));
         let writer = Arc::new(Mutex::new(stream.try_clone()?));
         let reader = Reader { stream, shared: Arc::clone(&shared), writer: Arc::clone(&writer) };
         let reader = thread::Builder::new().name("qmp".to_owned()).spawn(move || reader.run())?;

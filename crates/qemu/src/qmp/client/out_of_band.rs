@@ -10,7 +10,7 @@
 //!  PATH.out  <--answers--- QEMU     with events, and with what was left unread for others: looked past
 //! ```
 //! One client at a time has the pipes, or it would read another's answer: it holds a lock on the first, which goes with it. An
-//! answer to a client that gave up stays in the pipe. The next one looks past it, since no two requests of a process have the same id.
+//! answer to a client that gave up stays in the pipe. The next one looks past it, since no two requests of any clients have the same id.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,16 +30,13 @@ use crate::qmp::commands::{OutOfBand, from_reply, to_arguments};
 use crate::qmp::error::{QmpError, SessionError};
 use crate::qmp::frame::{LineBuffer, MAX_LINE_BYTES};
 use crate::qmp::message::{Message, decode};
-use crate::qmp::session::encode_line;
+use crate::qmp::session::{ConnectionId, encode_line};
 
 /// What one write to a pipe may have so that it is not split (`pipe(7)`).
 const PIPE_BUF: usize = 4096;
 
 /// The pauses between two looks whether the client before has gone.
 const TURN_PAUSE: Duration = Duration::from_millis(1);
-
-/// The requests of all clients of this process.
-static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// Makes the pipes of a monitor at `path`, for a QEMU that is to be started. Those of an earlier one are replaced.
 ///
@@ -63,14 +59,17 @@ pub struct OutOfBandClient {
     commands: File,
     answers: File,
     lines: LineBuffer,
+    id: ConnectionId,
+    requests: u64,
 }
 
 impl OutOfBandClient {
-    /// Opens the pipes, and waits for at most `timeout` until no other client, of this process or another, has them.
+    /// Opens the pipes, and waits for at most `timeout` until no other client, of this process or another, has them. `id`
+    /// tells this client from all others: a random number.
     ///
     /// # Errors
     /// [`QmpError::Connect`] where there are none, or no QEMU has them open; [`QmpError::Deadline`].
-    pub fn open(path: &Path, timeout: Duration) -> Result<Self, QmpError> {
+    pub fn open(path: &Path, id: ConnectionId, timeout: Duration) -> Result<Self, QmpError> {
         let deadline = Deadline::after(timeout);
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let open = |options: &mut OpenOptions, pipe: &Path| options.custom_flags(flags).open(pipe);
@@ -91,7 +90,7 @@ impl OutOfBandClient {
         }
         let answers = open(OpenOptions::new().read(true), &answers_of(path)).map_err(cannot)?;
         let lines = LineBuffer::new(MAX_LINE_BYTES);
-        Ok(Self { commands, answers, lines })
+        Ok(Self { commands, answers, lines, id, requests: 0 })
     }
 
     /// Has QEMU take commands, out-of-band ones too. Once in the life of a QEMU, while its main loop answers.
@@ -137,8 +136,8 @@ impl OutOfBandClient {
         arguments: &Value,
         deadline: Deadline,
     ) -> Result<Value, QmpError> {
-        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
-        let id = Value::from(format!("{}-{number}", std::process::id()));
+        self.requests += 1;
+        let id = Value::from(self.id.request(self.requests));
         let line = encode_line(verb, name, arguments, Some(id.clone()));
         let exchange = Exchange { doing: name, deadline };
         self.send(&line, &exchange)?;
@@ -249,11 +248,11 @@ mod tests {
         let path = dir.path().join("oob");
         make_pipes(&path).unwrap();
         let _qemu = OpenOptions::new().read(true).write(true).open(commands_of(&path)).unwrap();
-        let first = OutOfBandClient::open(&path, SOON).unwrap();
-        let error = OutOfBandClient::open(&path, Duration::ZERO).unwrap_err();
+        let first = OutOfBandClient::open(&path, ConnectionId(1), SOON).unwrap();
+        let error = OutOfBandClient::open(&path, ConnectionId(2), Duration::ZERO).unwrap_err();
         assert!(matches!(error, QmpError::Deadline { .. }), "{error:?}");
         thread::scope(|scope| {
-            let second = scope.spawn(|| OutOfBandClient::open(&path, SOON).map(drop));
+            let second = scope.spawn(|| OutOfBandClient::open(&path, ConnectionId(2), SOON).map(drop));
             thread::sleep(Duration::from_millis(20));
             assert!(!second.is_finished(), "it did not wait");
             drop(first);
@@ -277,15 +276,15 @@ mod tests {
             let request: Value = serde_json::from_str(&line).unwrap();
             writeln!(answers, "{}", json!({ "return": text, "id": request["id"] })).unwrap();
         };
-        let ask = |timeout_ms| {
-            let mut client = OutOfBandClient::open(&path, SOON).unwrap();
+        let ask = |id, timeout_ms| {
+            let mut client = OutOfBandClient::open(&path, ConnectionId(id), SOON).unwrap();
             client.request("exec-oob", "test", &json!({}), Deadline::after(Duration::from_millis(timeout_ms)))
         };
 
-        assert!(matches!(ask(1), Err(QmpError::Deadline { .. })));
+        assert!(matches!(ask(1, 1), Err(QmpError::Deadline { .. })));
         answer("late");
         thread::scope(|scope| {
-            let asked = scope.spawn(|| ask(30_000));
+            let asked = scope.spawn(|| ask(2, 30_000));
             answer("in time");
             assert_eq!(asked.join().unwrap().unwrap(), "in time");
         });

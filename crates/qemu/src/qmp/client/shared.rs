@@ -10,15 +10,15 @@ use super::events::EventLog;
 use super::transcript::Transcript;
 use crate::qmp::error::{QmpError, SessionError};
 use crate::qmp::message::{CommandError, QemuVersion};
-use crate::qmp::session::{Incoming, RequestId, Session};
+use crate::qmp::session::{ConnectionId, Incoming, RequestId, Session};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inner {
     session: Session,
     /// Set when negotiation is over.
@@ -32,6 +32,18 @@ pub(super) struct Inner {
 }
 
 impl Shared {
+    pub(super) fn new(connection: ConnectionId) -> Self {
+        let inner = Inner {
+            session: Session::new(connection),
+            version: None,
+            replies: BTreeMap::new(),
+            events: EventLog::default(),
+            transcript: Transcript::default(),
+            over: None,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +141,7 @@ impl Inner {
                 None => return Ok(()),
                 Some(Incoming::Ready(version)) => self.version = Some(version),
                 Some(Incoming::Event(event)) => self.events.push(event),
-                Some(Incoming::Greeted | Incoming::Late(_)) => {}
+                Some(Incoming::Greeted | Incoming::Late(_) | Incoming::Foreign) => {}
                 Some(Incoming::Reply { id, result }) => {
                     self.replies.insert(id, result);
                 }

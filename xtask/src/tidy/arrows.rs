@@ -1,5 +1,5 @@
-//! Dependencies between the crates point one way: `cli -> server -> engine -> {store, qemu}` and `cli -> engine`;
-//! `files` is below `engine` and `store`, and uses none.
+//! Dependencies between the crates point one way: `cli -> engine -> {store, qemu}`; `files` is below `engine` and `store`,
+//! and uses none.
 //!
 //! The store and QEMU's side know nothing of each other, and what is never shipped (testkit) is reached only by
 //! tests, by the benchmarks and by this program.
@@ -14,8 +14,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("vmrewind-qemu", &[], &["vmrewind-testkit"]),
     ("vmrewind-store", &["vmrewind-files"], &["vmrewind-testkit"]),
     ("vmrewind-engine", &["vmrewind-files", "vmrewind-store", "vmrewind-qemu"], &["vmrewind-testkit"]),
-    ("vmrewind-server", &["vmrewind-engine"], &["vmrewind-testkit"]),
-    ("vmrewind-cli", &["vmrewind-server", "vmrewind-engine"], &["vmrewind-testkit"]),
+    ("vmrewind-cli", &["vmrewind-engine"], &["vmrewind-testkit"]),
     // Faulty storages are implementations of the traits of these.
     ("vmrewind-testkit", &["vmrewind-files", "vmrewind-store"], &[]),
     ("vmrewind-bench", &["vmrewind-engine", "vmrewind-store", "vmrewind-qemu", "vmrewind-testkit"], &[]),

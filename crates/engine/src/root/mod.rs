@@ -63,7 +63,7 @@ impl Root {
             .map_err(|error| io_error(&format!("cannot read root '{}'", self.path.display()), error))?;
         let stranger =
             entries.filter_map(std::result::Result::ok).map(|entry| entry.file_name()).find(|name| {
-                !["vms", "store", "flat", "audit", "VERSION.tmp", "VERSION"].iter().any(|known| name == known)
+                !["vms", "store", "flat", "VERSION.tmp", "VERSION"].iter().any(|known| name == known)
             });
         if let Some(name) = stranger {
             return Err(Error::refused(format!(

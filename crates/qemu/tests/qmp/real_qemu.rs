@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -12,12 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vmrewind_qemu::qmp::commands::{
-    BlockCommit, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Closefd, Cont, Getfd, HumanMonitorCommand,
-    JobDismiss, JobStatus, Migrate, MigrateCancel, MigrateRecover, MigrateSetCapabilities,
-    MigrateSetParameters, MigrationParameters, MigrationStatus, OnError, QueryBlock, QueryBlockJobs,
-    QueryJobs, QueryMachines, QueryMigrate, QueryMigrateCapabilities, QueryMigrateParameters,
-    QueryNamedBlockNodes, QueryStatus, QueryVersion, Quit, RunState, SetLink, Stop, Transaction,
-    resolve_machine,
+    BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, MigrateCancel, MigrateRecover,
+    MigrateSetCapabilities, MigrateSetParameters, MigrationParameters, QueryMigrate,
+    QueryMigrateCapabilities, QueryMigrateParameters, QueryNamedBlockNodes, QueryStatus, Quit, RunState,
+    SetLink, Stop, Transaction,
 };
 use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, OutOfBandClient, QmpError, make_pipes};
@@ -76,21 +73,19 @@ fn qcow2(file: &Path, backing: Option<&str>) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-/// The greeting, the peer's pid, typed queries, an unknown command, and a second client once the first is gone.
+/// Opens a qcow2 file to become an overlay: its own backing entry is not opened, the transaction sets it.
+fn overlay_of(node: &str, file: &str) -> BlockdevAdd {
+    let file = json!({ "driver": "file", "filename": file });
+    BlockdevAdd(json!({ "driver": "qcow2", "node-name": node, "file": file, "backing": null }))
+}
+
+/// The greeting, typed queries, an unknown command, and a second client once the first is gone.
 #[test]
 fn queries_are_understood() {
     let (qemu, client) = Qemu::start("none", &[]);
-    assert_eq!(client.peer_pid(), Some(qemu.child.id()));
     assert!(client.version().is_at_least(7, 2), "{}", client.version());
-    assert_eq!(&client.execute(&QueryVersion, LONG).unwrap(), client.version());
     let status = client.execute(&QueryStatus, LONG).unwrap();
     assert_eq!((status.running, status.status), (false, RunState::Prelaunch));
-
-    let machines = client.execute(&QueryMachines, LONG).unwrap();
-    let q35 = resolve_machine(&machines, Some("q35")).unwrap();
-    assert!(q35.name.starts_with("pc-q35-"), "{}", q35.name);
-    assert_eq!(resolve_machine(&machines, Some(&q35.name)), Some(q35));
-    assert!(resolve_machine(&machines, None).unwrap().is_default);
 
     let text = client.execute(&HumanMonitorCommand { command_line: "info status".to_owned() }, LONG).unwrap();
     assert!(text.starts_with("VM status: paused"), "{text}");
@@ -124,62 +119,13 @@ fn migration_settings_are_taken() {
     client.execute(&MigrateSetParameters(parameters), LONG).unwrap();
     let parameters = client.execute(&QueryMigrateParameters, LONG).unwrap();
     assert_eq!((parameters.downtime_limit_ms, parameters.max_bandwidth), (Some(20), Some(0)));
-    assert!(parameters.max_postcopy_bandwidth.is_some() && !parameters.other.is_empty());
+    assert!(!parameters.other.is_empty());
     client.execute(&MigrateCancel, LONG).unwrap();
 }
 
-/// A descriptor passed by `getfd` is the one that QEMU migrates to: the stream comes out of our end of the pipe.
+/// A disk switches to an overlay in a transaction; the queries show it.
 #[test]
-fn a_descriptor_reaches_qemu() {
-    let (_qemu, client) = Qemu::start("pc", &["-m", "16"]);
-    client.execute(&MigrateSetCapabilities::of([("events", true)]), LONG).unwrap();
-    let (mut output, input) = std::io::pipe().unwrap();
-    let getfd = Getfd { fdname: "mig".to_owned() };
-    client.execute_with_fd(&getfd, input.as_fd(), LONG).unwrap();
-    drop(input);
-    let mut events = client.events();
-    client.execute(&Migrate::to_fd("mig"), LONG).unwrap();
-    let mut stream = Vec::new();
-    output.read_to_end(&mut stream).unwrap();
-    assert_eq!(stream.get(..8), Some(&b"QEVM\0\0\0\x03"[..]));
-    let mut statuses = Vec::new();
-    while statuses.last() != Some(&MigrationStatus::Completed) {
-        statuses.extend(MigrationStatus::of_event(&events.wait_next(LONG).unwrap()));
-        assert_ne!(statuses.last(), Some(&MigrationStatus::Failed));
-    }
-    assert_eq!(statuses.first(), Some(&MigrationStatus::Setup));
-    let info = client.execute(&QueryMigrate, LONG).unwrap();
-    assert_eq!(info.status, Some(MigrationStatus::Completed));
-    assert!(info.ram.unwrap().transferred_bytes > 0 && info.total_time_ms.is_some());
-    let gone = client.execute(&Closefd { fdname: "mig".to_owned() }, LONG).unwrap_err();
-    assert!(gone.refusal().is_some(), "the migration took it: {gone}");
-}
-
-/// QEMU keeps only the last descriptor that came in: several threads must not take each other's.
-#[test]
-fn descriptors_of_several_threads_stay_apart() {
-    let (_qemu, client) = Qemu::start("none", &[]);
-    let folder = tempfile::tempdir().unwrap();
-    thread::scope(|scope| {
-        for number in 0..8 {
-            let (client, file) = (&client, folder.path().join(format!("{number}")));
-            scope.spawn(move || {
-                let file = File::create(file).unwrap();
-                let getfd = Getfd { fdname: format!("fd{number}") };
-                client.execute_with_fd(&getfd, file.as_fd(), LONG).unwrap();
-            });
-        }
-    });
-    for number in 0..8 {
-        client.execute(&Closefd { fdname: format!("fd{number}") }, LONG).unwrap();
-    }
-    let without = client.execute(&Getfd { fdname: "none".to_owned() }, LONG).unwrap_err();
-    assert!(without.refusal().unwrap().desc.contains("SCM_RIGHTS"), "{:?}", without.refusal());
-}
-
-/// Two disks switch to overlays in one transaction, one is committed back; the queries show it.
-#[test]
-fn layers_are_added_switched_and_committed() {
+fn layers_are_added_and_switched() {
     let (qemu, client) = Qemu::start(
         "pc",
         &[
@@ -196,7 +142,7 @@ fn layers_are_added_switched_and_committed() {
     let overlay = qcow2(&qemu.path("overlay.qcow2"), Some(&base));
     let (base_node, overlay_node) = ("base-0".to_owned(), "overlay-0".to_owned());
     for (file, node) in [(&base, &base_node), (&overlay, &overlay_node)] {
-        client.execute(&BlockdevAdd::qcow2_overlay(node, file), LONG).unwrap();
+        client.execute(&overlay_of(node, file), LONG).unwrap();
     }
     let snapshot = BlockdevSnapshot { node: base_node.clone(), overlay: overlay_node.clone() };
     client.execute(&Transaction::of_snapshots([snapshot]), LONG).unwrap();
@@ -209,29 +155,6 @@ fn layers_are_added_switched_and_committed() {
     let top = nodes.iter().find(|node| node.node_name.as_deref() == Some(&overlay_node)).unwrap();
     assert_eq!((top.backing_file_depth, top.backing_file.as_deref()), (1, Some(base.as_str())));
     assert_eq!(top.image.backing_image.as_ref().unwrap().filename, base);
-    let devices = client.execute(&QueryBlock, LONG).unwrap();
-    let inserted = devices[0].inserted.as_ref().unwrap();
-    assert_eq!((inserted.node_name.as_deref(), inserted.drv.as_str()), (Some("null"), "null-co"));
-    assert!(devices[0].qdev.is_some());
-
-    let mut events = client.events();
-    let commit = BlockCommit {
-        job_id: Some("job0".to_owned()),
-        device: overlay_node.clone(),
-        on_error: Some(OnError::Report),
-        auto_dismiss: Some(false),
-        ..Default::default()
-    };
-    client.execute(&commit, LONG).unwrap();
-    let status = |event: &vmrewind_qemu::qmp::Event, wanted: &str| event.data["status"] == wanted;
-    events.wait(LONG, |event| status(event, "ready")).unwrap();
-    assert!(client.execute(&QueryBlockJobs, LONG).unwrap()[0].ready);
-    client.execute_value("job-complete", &json!({"id": "job0"}), LONG).unwrap();
-    events.wait(LONG, |event| status(event, "concluded")).unwrap();
-    let jobs = client.execute(&QueryJobs, LONG).unwrap();
-    assert_eq!((jobs.len(), &jobs[0].status, &jobs[0].error), (1, &JobStatus::Concluded, &None));
-    client.execute(&JobDismiss { id: "job0".to_owned() }, LONG).unwrap();
-    assert!(client.execute(&QueryJobs, LONG).unwrap().is_empty());
     client.execute(&BlockdevDel { node_name: overlay_node }, LONG).unwrap();
     client.execute(&BlockdevDel { node_name: base_node }, LONG).unwrap();
 }
@@ -242,7 +165,7 @@ fn a_transaction_that_fails_changes_nothing() {
     let (qemu, client) = Qemu::start("none", &[]);
     for name in ["a", "b"] {
         let file = qcow2(&qemu.path(name), None);
-        client.execute(&BlockdevAdd::qcow2_overlay(name, &file), LONG).unwrap();
+        client.execute(&overlay_of(name, &file), LONG).unwrap();
     }
     let snapshot =
         |node: &str, overlay: &str| BlockdevSnapshot { node: node.into(), overlay: overlay.into() };

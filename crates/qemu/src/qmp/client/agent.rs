@@ -87,8 +87,7 @@ impl AgentClient {
             _ if connection::means_closed(&error) => lost(SessionError::Closed),
             _ => lost(SessionError::Io { operation, source: Arc::new(error) }),
         };
-        connection::send(&self.stream, bytes, None, deadline)
-            .map_err(|error| failed("write", error.source))?;
+        connection::send(&self.stream, bytes, deadline).map_err(|error| failed("write", error.source))?;
         let mut buffer = [0; 4096];
         loop {
             if let Some(reply) = self.session.poll().map_err(lost)? {

@@ -1,8 +1,6 @@
-//! Unix stream sockets with deadlines and descriptor passing; nothing here knows QMP.
+//! Unix stream sockets with deadlines; nothing here knows QMP.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
-};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::qmp::error::{QmpError, SessionError};
 
@@ -105,12 +100,6 @@ pub(super) fn connect_waiting(
     }
 }
 
-/// The process that called `listen` on the other end.
-pub(super) fn peer_pid(stream: &UnixStream) -> Option<u32> {
-    let credentials = socket_peercred(stream).ok()?;
-    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
-}
-
 /// Why a line is not, or not wholly, out.
 #[derive(Debug)]
 pub(super) struct SendError {
@@ -125,17 +114,11 @@ impl SendError {
     }
 }
 
-/// Writes all of `bytes`, and `fd` with the first of them; `TimedOut` at the deadline.
-pub(super) fn send(
-    stream: &UnixStream,
-    bytes: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-    deadline: Deadline,
-) -> Result<(), SendError> {
+/// Writes all of `bytes`; `TimedOut` at the deadline.
+pub(super) fn send(stream: &UnixStream, bytes: &[u8], deadline: Deadline) -> Result<(), SendError> {
     let mut written_bytes = 0;
     while let Some(rest) = bytes.get(written_bytes..).filter(|rest| !rest.is_empty()) {
-        let fd = fd.filter(|_| written_bytes == 0);
-        match send_some(stream, rest, fd, deadline) {
+        match send_some(stream, rest, deadline) {
             Ok(count) => written_bytes += count,
             Err(source) => return Err(SendError { written_bytes, source }),
         }
@@ -156,30 +139,15 @@ pub(super) fn write_error(error: io::Error) -> SessionError {
     SessionError::Io { operation: "write", source: Arc::new(error) }
 }
 
-fn send_some(
-    stream: &UnixStream,
-    bytes: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-    deadline: Deadline,
-) -> io::Result<usize> {
+fn send_some(stream: &UnixStream, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
     loop {
         set_socket_timeout(stream, Timeout::Send, deadline.socket_timeout()?)?;
-        match send_once(stream.as_fd(), bytes, fd) {
+        match rustix::net::send(stream, bytes, SendFlags::NOSIGNAL) {
             // EAGAIN is the socket's timeout: the next turn ends the wait.
             Err(Errno::INTR | Errno::AGAIN) => {}
             result => return Ok(result?),
         }
     }
-}
-
-fn send_once(stream: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.as_slice();
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Errno::MSGSIZE);
-    }
-    rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
 }
 
 fn try_connect(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {

@@ -20,7 +20,6 @@ mod shared;
 mod transcript;
 
 use std::io::Read;
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,9 +46,6 @@ const READ_BYTES: usize = 64 << 10;
 pub struct Client {
     link: Link,
     version: QemuVersion,
-    peer_pid: Option<u32>,
-    /// Held from sending a descriptor to the reply: QEMU keeps only the last descriptor that came in.
-    fd_turn: Mutex<()>,
 }
 
 impl Client {
@@ -84,35 +80,13 @@ impl Client {
         &self.version
     }
 
-    /// The process that listens on the socket (`SO_PEERCRED`): QEMU, unless another process passed it the socket.
-    pub fn peer_pid(&self) -> Option<u32> {
-        self.peer_pid
-    }
-
     /// Runs a command and waits for its reply. Commands of several threads are answered in the order sent.
     ///
     /// # Errors
     /// [`QmpError::Refused`], [`QmpError::Lost`], [`QmpError::Deadline`] (the command may still take effect),
     /// [`QmpError::Reply`] when the answer lacks a needed field.
     pub fn execute<C: Command>(&self, command: &C, timeout: Duration) -> Result<C::Reply, QmpError> {
-        let reply = self.run(C::NAME, &to_arguments(command)?, None, timeout)?;
-        from_reply::<C>(reply)
-    }
-
-    /// Like [`Client::execute`], with a file descriptor for QEMU (`SCM_RIGHTS`), which gets a copy: `getfd`.
-    ///
-    /// Descriptors are sent one command at a time: QEMU keeps only the last one that came in.
-    ///
-    /// # Errors
-    /// As for `execute`.
-    pub fn execute_with_fd<C: Command>(
-        &self,
-        command: &C,
-        fd: BorrowedFd<'_>,
-        timeout: Duration,
-    ) -> Result<C::Reply, QmpError> {
-        let _turn = lock(&self.fd_turn);
-        let reply = self.run(C::NAME, &to_arguments(command)?, Some(fd), timeout)?;
+        let reply = self.run(C::NAME, &to_arguments(command)?, timeout)?;
         from_reply::<C>(reply)
     }
 
@@ -121,7 +95,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::execute`].
     pub fn execute_value(&self, name: &str, arguments: &Value, timeout: Duration) -> Result<Value, QmpError> {
-        self.run(name, arguments, None, timeout)
+        self.run(name, arguments, timeout)
     }
 
     /// A cursor that sees every event from now on.
@@ -140,23 +114,16 @@ impl Client {
         id: ConnectionId,
         deadline: Deadline,
     ) -> Result<Self, QmpError> {
-        let peer_pid = connection::peer_pid(&stream);
         let link = Link::start(stream, id)
             .map_err(|source| QmpError::Connect { socket: socket.to_owned(), source: Arc::new(source) })?;
         let version = link.shared.wait("the greeting", deadline, |inner| inner.version.clone())?;
-        Ok(Self { link, version, peer_pid, fd_turn: Mutex::new(()) })
+        Ok(Self { link, version })
     }
 
-    fn run(
-        &self,
-        name: &str,
-        arguments: &Value,
-        fd: Option<BorrowedFd<'_>>,
-        timeout: Duration,
-    ) -> Result<Value, QmpError> {
+    fn run(&self, name: &str, arguments: &Value, timeout: Duration) -> Result<Value, QmpError> {
         let deadline = Deadline::after(timeout);
         let (id, line) = self.link.shared.request(name, arguments)?;
-        self.link.send(&line, fd, deadline);
+        self.link.send(&line, deadline);
         let result = self
             .link
             .shared
@@ -185,9 +152,9 @@ impl Link {
     }
 
     /// Sends a line. A failure reaches the caller, and all others, by the end of the connection.
-    fn send(&self, line: &[u8], fd: Option<BorrowedFd<'_>>, deadline: Deadline) {
+    fn send(&self, line: &[u8], deadline: Deadline) {
         let writer = lock(&self.writer);
-        match connection::send(&writer, line, fd, deadline) {
+        match connection::send(&writer, line, deadline) {
             Ok(()) => {}
             // Nothing is out, and the caller is about to find that its time is up.
             Err(error) if error.is_harmless() => {}
@@ -242,7 +209,7 @@ impl Reader {
                 Err(error) => return error,
             };
             for line in outgoing {
-                let sent = connection::send(&lock(&self.writer), &line, None, Deadline::never());
+                let sent = connection::send(&lock(&self.writer), &line, Deadline::never());
                 if let Err(error) = sent {
                     return connection::write_error(error.source);
                 }

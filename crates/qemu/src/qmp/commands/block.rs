@@ -1,42 +1,17 @@
-//! The block layer: devices, nodes, snapshots, commit.
+//! The block layer: nodes and snapshots.
 //!
 //! A node of the guest's disk is named by `node-name`; names that QEMU made itself begin with `#`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Nothing, commands, open_enum, plain_commands};
-
-plain_commands! {
-    /// `query-block`: the devices that a guest sees, and what is in them.
-    QueryBlock = "query-block" -> Vec<BlockBackend>;
-}
+use super::{Nothing, commands};
 
 commands! {
     QueryNamedBlockNodes = "query-named-block-nodes" -> Vec<BlockNode>;
     BlockdevAdd = "blockdev-add" -> Nothing;
     BlockdevDel = "blockdev-del" -> Nothing;
     Transaction = "transaction" -> Nothing;
-    BlockCommit = "block-commit" -> Nothing;
-}
-
-/// QAPI's `BlockInfo`: a device and its medium.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct BlockBackend {
-    /// The `-drive` id; empty for devices on a `-blockdev`.
-    pub device: String,
-    /// The device's id or its path in QEMU's object tree.
-    pub qdev: Option<String>,
-    /// Whether the medium can be taken out.
-    pub removable: bool,
-    /// `ok`, `failed` or `nospace`, on devices that pause at errors.
-    #[serde(rename = "io-status")]
-    pub io_status: Option<String>,
-    /// The medium; None in an empty drive.
-    pub inserted: Option<BlockNode>,
-    /// Fields not typed here.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
 }
 
 /// QAPI's `BlockDeviceInfo`: a node.
@@ -106,20 +81,6 @@ pub struct QueryNamedBlockNodes {
 #[serde(transparent)]
 pub struct BlockdevAdd(pub Value);
 
-impl BlockdevAdd {
-    /// Opens a qcow2 file to become an overlay by `blockdev-snapshot`.
-    ///
-    /// `backing` is null: the file's own backing entry is not opened, the snapshot sets it to the disk's node.
-    pub fn qcow2_overlay(node_name: &str, filename: &str) -> Self {
-        Self(json!({
-            "driver": "qcow2",
-            "node-name": node_name,
-            "file": { "driver": "file", "filename": filename },
-            "backing": null,
-        }))
-    }
-}
-
 /// `blockdev-del`: closes a node that nothing uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockdevDel {
@@ -158,54 +119,4 @@ impl Transaction {
     pub fn of_snapshots(snapshots: impl IntoIterator<Item = BlockdevSnapshot>) -> Self {
         Self { actions: snapshots.into_iter().map(TransactionAction::BlockdevSnapshot).collect() }
     }
-}
-
-open_enum! {
-    /// QAPI's `BlockdevOnError`: what a job does at an I/O error.
-    OnError {
-        /// Fails.
-        Report = "report",
-        /// Goes on.
-        Ignore = "ignore",
-        /// Pauses when the disk is full, fails at others.
-        Enospc = "enospc",
-        /// Pauses.
-        Stop = "stop",
-    }
-}
-
-/// `block-commit`: merges the nodes from `top_node` down to, not including, `base_node` into `base_node`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct BlockCommit {
-    /// The id of the job that does it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_id: Option<String>,
-    /// The disk's root node or device.
-    pub device: String,
-    /// The node that is written; the lowest one by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_node: Option<String>,
-    /// The highest node merged; by default the active one, and then the job becomes ready instead of ending.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_node: Option<String>,
-    /// What the node above `top_node` records as its backing file: always to be given, else it can be `json:`.
-    /// Refused where there is no such node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backing_file: Option<String>,
-    /// Bytes per second; 0 is no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub speed: Option<u64>,
-    /// What to do at an I/O error.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_error: Option<OnError>,
-    /// The name of the filter node put above `top_node` meanwhile.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filter_node_name: Option<String>,
-    /// Whether it ends without `job-finalize`; true by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auto_finalize: Option<bool>,
-    /// Whether it vanishes without `job-dismiss`, its error with it; true by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auto_dismiss: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! Background jobs: commit, stream and the like.
+//! Background jobs: internal snapshots, commit and the like.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,15 +8,10 @@ use super::{Nothing, commands, open_enum, plain_commands};
 plain_commands! {
     /// `query-jobs`.
     QueryJobs = "query-jobs" -> Vec<JobInfo>;
-    /// `query-block-jobs`: the older view, with the rate limit and I/O status.
-    QueryBlockJobs = "query-block-jobs" -> Vec<BlockJobInfo>;
 }
 
 commands! {
     JobDismiss = "job-dismiss" -> Nothing;
-    JobComplete = "job-complete" -> Nothing;
-    JobCancel = "job-cancel" -> Nothing;
-    JobFinalize = "job-finalize" -> Nothing;
 }
 
 open_enum! {
@@ -70,56 +65,9 @@ pub struct JobInfo {
     pub other: Map<String, Value>,
 }
 
-/// QAPI's `BlockJobInfo`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct BlockJobInfo {
-    /// The job's id.
-    pub device: String,
-    /// `commit`, `stream`, ...
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The end of `offset`, in bytes.
-    pub len: u64,
-    /// Done so far, in bytes.
-    pub offset: u64,
-    /// Whether it waits for `job-complete`.
-    pub ready: bool,
-    /// Where it is.
-    pub status: JobStatus,
-    /// `ok`, `failed` or `nospace`.
-    #[serde(rename = "io-status")]
-    pub io_status: Option<String>,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// Fields not typed here.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
 /// `job-dismiss`: lets a concluded job vanish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobDismiss {
-    /// The job's id.
-    pub id: String,
-}
-
-/// `job-complete`: ends a ready job by its last step; it is over at its event, not at the reply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JobComplete {
-    /// The job's id.
-    pub id: String,
-}
-
-/// `job-cancel`: stops a job; it is over at its event, not at the reply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JobCancel {
-    /// The job's id.
-    pub id: String,
-}
-
-/// `job-finalize`: lets a pending job, and its transaction, take effect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JobFinalize {
     /// The job's id.
     pub id: String,
 }

@@ -154,29 +154,21 @@ pub struct RamStats {
 /// `migrate`: begins; the end is told by `MIGRATION` events or [`QueryMigrate`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Migrate {
-    /// `unix:PATH`, `fd:NAME`, ...
+    /// `unix:PATH`, ...
     pub uri: String,
-    /// Goes on with a paused postcopy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resume: Option<bool>,
 }
 
 impl Migrate {
     /// To an address as QEMU writes it.
     pub fn to_uri(uri: impl Into<String>) -> Self {
-        Self { uri: uri.into(), resume: None }
-    }
-
-    /// To a descriptor given by `getfd` on the same connection.
-    pub fn to_fd(fdname: &str) -> Self {
-        Self::to_uri(format!("fd:{fdname}"))
+        Self { uri: uri.into() }
     }
 }
 
 /// `migrate-incoming`: starts a QEMU that was started with `-incoming defer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MigrateIncoming {
-    /// `unix:PATH`, `fd:NAME`, `file:PATH` (not in 7.2), ...
+    /// `unix:PATH`, `file:PATH` (not in 7.2), ...
     pub uri: String,
 }
 
@@ -228,12 +220,6 @@ pub struct MigrationParameters {
     /// The pause that may be made by switching, in milliseconds.
     #[serde(rename = "downtime-limit", skip_serializing_if = "Option::is_none")]
     pub downtime_limit_ms: Option<u64>,
-    /// Bytes per second once the destination runs; 0 is no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_postcopy_bandwidth: Option<u64>,
-    /// The connections of `multifd`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub multifd_channels: Option<u64>,
     /// Parameters not typed here.
     #[serde(flatten)]
     pub other: Map<String, Value>,

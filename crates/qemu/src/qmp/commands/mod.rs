@@ -16,22 +16,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use block::{
-    BlockBackend, BlockCommit, BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, ImageInfo, OnError,
-    QueryBlock, QueryNamedBlockNodes, Transaction, TransactionAction,
+    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, ImageInfo, QueryNamedBlockNodes, Transaction,
+    TransactionAction,
 };
-pub use jobs::{
-    BlockJobInfo, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobStatus, QueryBlockJobs,
-    QueryJobs,
-};
+pub use jobs::{JobDismiss, JobInfo, JobStatus, QueryJobs};
 pub use migration::{
     CapabilityState, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming, MigrateRecover,
     MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationParameters, MigrationStatus,
     QueryMigrate, QueryMigrateCapabilities, QueryMigrateParameters, RamStats,
 };
 pub use vm::{
-    ChardevInfo, Closefd, Cont, Getfd, HumanMonitorCommand, KvmInfo, MachineInfo, Memdev, QueryChardev,
-    QueryKvm, QueryMachines, QueryMemdev, QueryStatus, QueryVersion, Quit, RunState, SetLink, StatusInfo,
-    Stop, SystemPowerdown, SystemReset, resolve_machine,
+    ChardevInfo, Cont, HumanMonitorCommand, KvmInfo, Memdev, QueryChardev, QueryKvm, QueryMemdev,
+    QueryStatus, Quit, RunState, SetLink, StatusInfo, Stop, SystemPowerdown,
 };
 
 use super::error::QmpError;

@@ -1,10 +1,9 @@
-//! The machine as a whole: run state, power, version, machine types, descriptors, links.
+//! The machine as a whole: run state, power, what it has, links.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Nothing, commands, open_enum, plain_commands};
-use crate::qmp::message::QemuVersion;
 
 plain_commands! {
     /// `query-status`.
@@ -17,12 +16,6 @@ plain_commands! {
     Quit = "quit" -> Nothing;
     /// `system_powerdown`: presses the ACPI power button; the guest may ignore it.
     SystemPowerdown = "system_powerdown" -> Nothing;
-    /// `system_reset`.
-    SystemReset = "system_reset" -> Nothing;
-    /// `query-version`: the version that the greeting gave too.
-    QueryVersion = "query-version" -> QemuVersion;
-    /// `query-machines`.
-    QueryMachines = "query-machines" -> Vec<MachineInfo>;
     /// `query-chardev`.
     QueryChardev = "query-chardev" -> Vec<ChardevInfo>;
     /// `query-kvm`.
@@ -32,8 +25,6 @@ plain_commands! {
 }
 
 commands! {
-    Getfd = "getfd" -> Nothing;
-    Closefd = "closefd" -> Nothing;
     SetLink = "set_link" -> Nothing;
     HumanMonitorCommand = "human-monitor-command" -> String;
 }
@@ -112,49 +103,6 @@ pub struct Memdev {
     pub id: Option<String>,
     /// Its size in bytes.
     pub size: u64,
-}
-
-/// QAPI's `MachineInfo`, as far as it is needed to resolve an alias.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct MachineInfo {
-    /// The versioned type, e.g. `pc-q35-10.0`.
-    pub name: String,
-    /// Its alias, e.g. `q35`, on the newest version only.
-    pub alias: Option<String>,
-    /// Whether QEMU takes it when none is named.
-    #[serde(rename = "is-default", default)]
-    pub is_default: bool,
-    /// Whether QEMU warns that it will go.
-    #[serde(default)]
-    pub deprecated: bool,
-    /// Fields not typed here.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
-/// Finds a machine by name or alias; with None, the default one.
-pub fn resolve_machine<'a>(machines: &'a [MachineInfo], wanted: Option<&str>) -> Option<&'a MachineInfo> {
-    let Some(wanted) = wanted else {
-        return machines.iter().find(|machine| machine.is_default);
-    };
-    let by_name = machines.iter().find(|machine| machine.name == wanted);
-    by_name.or_else(|| machines.iter().find(|machine| machine.alias.as_deref() == Some(wanted)))
-}
-
-/// `getfd`: gives a name to the descriptor sent along (`Client::execute_with_fd`).
-///
-/// The name is good on this QMP connection only. One that exists already is replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Getfd {
-    /// The name; not a digit first.
-    pub fdname: String,
-}
-
-/// `closefd`: closes a descriptor given by [`Getfd`] that nothing has taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Closefd {
-    /// The name.
-    pub fdname: String,
 }
 
 /// `set_link`: plugs or unplugs a network device's cable.

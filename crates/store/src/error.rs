@@ -83,7 +83,7 @@ pub enum StoreError {
         /// The system's reason.
         source: io::Error,
     },
-    /// An earlier write failed: nothing is written until the store is opened again.
+    /// An earlier write failed: of this writer, or in a way that closes the store for all until it is opened again.
     #[error("the store is closed for writing since an earlier write failed")]
     Latched,
     /// The caller's verification callback asked to stop.

@@ -13,8 +13,8 @@
 //!            page, run, stream, flat file, verify
 //! ```
 //!
-//! Guarantees: an image is listed only when it is whole and durable; the first write that fails latches the store
-//! closed. The bytes are described in `docs/format.md`.
+//! Guarantees: an image is listed only when it is whole and durable; the first write of a writer that fails is its last,
+//! and closes the store too, unless only room was wanting. The bytes are described in `docs/format.md`.
 
 mod block;
 mod check;

@@ -1,4 +1,4 @@
-//! The bottom of the store: the storage with its latch, which clones, readers and writers share, and the names of files.
+//! The bottom of the store: the storage and what its failures close, which all share, and the names of files.
 //!
 //! ```text
 //!   ID.image  PACKID.pack  HASH.index     complete, never changed
@@ -11,8 +11,8 @@
 //! use it.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::StoreError;
 use crate::hash::PackId;
@@ -29,35 +29,61 @@ const PART_SUFFIX: &str = ".part";
 pub(crate) const LOCK_NAME: &str = "lock";
 
 /// What a store's clones, readers and writers share.
+///
+/// ```text
+///   whose write fails                for want of room        otherwise
+///   a writer's own part file         closes its Latch        closes its Latch and the store
+///   the sync of the folder           closes the store: names that anybody gave may be lost
+/// ```
+///
+/// A part file is its writer's alone: nobody else refers to what is in it before it has its final name, and then it was
+/// synced. So a disk that was full costs the images that were being written, not those that come once there is room. A
+/// storage that fails otherwise is not written to again until the store is opened anew.
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
-    latched: AtomicBool,
+    is_closed: AtomicBool,
+    /// Whether a sync of the folder has failed; held while one is under way.
+    names_lost: Mutex<bool>,
 }
 
 impl Shared {
     pub(crate) fn new(storage: Arc<dyn Storage>) -> Shared {
-        Shared { storage, latched: AtomicBool::new(false) }
+        Shared { storage, is_closed: AtomicBool::new(false), names_lost: Mutex::new(false) }
     }
 
-    pub(crate) fn is_latched(&self) -> bool {
-        self.latched.load(Ordering::Relaxed)
+    /// Says whether nothing may be written any more, by anybody.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// Latches the store closed, and describes the failure.
+    /// Describes a write that failed, and closes the store unless only room was wanting.
     pub(crate) fn write_failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
-        self.latched.store(true, Ordering::Relaxed);
+        if !wants_room(&source) {
+            self.is_closed.store(true, Ordering::Relaxed);
+        }
         self.failed(op, name, source)
     }
 
-    /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
+    /// Makes all names durable as they are.
     ///
-    /// A failure latches the store.
-    pub(crate) fn create_part(&self, name: &str) -> Result<Box<dyn StorageFile>, StoreError> {
-        self.replace_abandoned(name).map_err(|error| self.write_failed("create", name, error))
+    /// Of a failed sync the system tells one caller only, by the folder's one handle: the next sync is said to have worked,
+    /// whatever became of the names. So no two run at once, and after a failure there is none: whoever comes later, with
+    /// names that were given before or after, is told that the store is closed.
+    pub(crate) fn sync_names(&self, name: &str) -> Result<(), StoreError> {
+        let mut names_lost = self.names_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if *names_lost {
+            return Err(StoreError::Latched);
+        }
+        self.storage.sync_dir().map_err(|error| {
+            // Before the lock is free: nobody gets in between the failure and its being known.
+            *names_lost = true;
+            self.is_closed.store(true, Ordering::Relaxed);
+            self.failed("sync the folder of", name, error)
+        })
     }
 
-    /// The same for files that the store can do without: a failure is the caller's alone.
-    pub(crate) fn replace_abandoned(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+    /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
+    pub(crate) fn create_part(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         match self.storage.create(name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.storage.remove_abandoned(name)?;
@@ -67,8 +93,55 @@ impl Shared {
         }
     }
 
+    /// Describes a failure that is no write's: it closes nothing.
     pub(crate) fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
         StoreError::io(&*self.storage, op, name, source)
+    }
+}
+
+/// Says whether a write failed only because there was too little room for it.
+fn wants_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// What one writer, or one collection, writes through: its first write that fails closes it.
+///
+/// A writer's threads share it, so that all of them stop: what they would add could not become an image any more.
+pub(crate) struct Latch {
+    shared: Arc<Shared>,
+    is_closed: AtomicBool,
+}
+
+impl Latch {
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Latch> {
+        Arc::new(Latch { shared, is_closed: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.shared.storage
+    }
+
+    /// Fails with [`StoreError::Latched`] once a write has failed, here or where it closed the store.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let is_closed = self.is_closed.load(Ordering::Relaxed) || self.shared.is_closed();
+        if is_closed { Err(StoreError::Latched) } else { Ok(()) }
+    }
+
+    /// Closes the latch, and describes the write that failed.
+    pub(crate) fn write_failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.shared.write_failed(op, name, source)
+    }
+
+    /// Creates a part file: see [`Shared::create_part`].
+    pub(crate) fn create_part(&self, name: &str) -> Result<Box<dyn StorageFile>, StoreError> {
+        self.shared.create_part(name).map_err(|error| self.write_failed("create", name, error))
+    }
+
+    /// Makes all names durable: see [`Shared::sync_names`].
+    pub(crate) fn sync_names(&self, name: &str) -> Result<(), StoreError> {
+        self.shared.sync_names(name).inspect_err(|_| self.is_closed.store(true, Ordering::Relaxed))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An image is there under its final name, whole, or not at all; what is being written has a name of its own
 //! (`ID.image.part`) and is held by its writer. What images are made of is in packs, which they share. Clones of a `Store`
-//! are one store: they share caches, and the latch that the first failed write closes.
+//! are one store: they share caches, and are closed together when the storage fails.
 //!
 //! A writer holds the file `lock` shared from beginning to end: what it found in the store stays there until its image
 //! refers to it. A reader holds its image's file shared: that cannot be removed meanwhile.
@@ -18,7 +18,9 @@ use crate::hash::PackId;
 use crate::id::ImageId;
 use crate::objects::Objects;
 use crate::reader::{ImageReader, read_file};
-use crate::shared::{LOCK_NAME, Shared, image_name, image_of, is_part, pack_name, part_image_of, part_name};
+use crate::shared::{
+    LOCK_NAME, Latch, Shared, image_name, image_of, is_part, pack_name, part_image_of, part_name,
+};
 use crate::storage::{LockKind, Storage, StorageFile};
 use crate::writer::{Begin, ImageWriter, Limits, WriteOptions};
 
@@ -79,7 +81,7 @@ impl Store {
         }
         let before = options.parent.as_ref().and_then(|parent| self.open_image(parent).ok());
         ImageWriter::begin(Begin {
-            shared: Arc::clone(&self.shared),
+            latch: Latch::new(Arc::clone(&self.shared)),
             objects: Arc::clone(&self.objects),
             id,
             options,
@@ -125,7 +127,7 @@ impl Store {
         };
         let freed_bytes = freed_bytes.map_err(|error| self.shared.failed("remove", &name, error))?;
         // Also when it was gone: the removal that a crash interrupted may not be durable yet.
-        storage.sync_dir().map_err(|error| self.shared.failed("sync the folder of", &name, error))?;
+        self.shared.sync_names(&name)?;
         Ok(freed_bytes)
     }
 
@@ -154,9 +156,11 @@ impl Store {
         Ok(report)
     }
 
-    /// Says whether a write has failed: no image can be written until the store is opened again.
+    /// Says whether the storage has failed in a way that closed the store: nothing can be written until it is opened again.
+    ///
+    /// A disk that was full closes writers, not the store.
     pub fn latched(&self) -> bool {
-        self.shared.is_latched()
+        self.shared.is_closed()
     }
 
     /// Returns the bytes that can still be written to the storage.
@@ -234,7 +238,7 @@ impl Store {
     /// Creates the part file of an image; one that has lost its writer is replaced.
     fn create_part(&self, id: &ImageId) -> Result<Box<dyn StorageFile>, StoreError> {
         let name = part_name(id);
-        self.shared.replace_abandoned(&name).map_err(|error| match error.kind() {
+        self.shared.create_part(&name).map_err(|error| match error.kind() {
             // Another writer of that image is at work.
             io::ErrorKind::AlreadyExists => StoreError::Exists { image: id.clone() },
             _ => self.shared.write_failed("create", &name, error),

@@ -7,7 +7,7 @@ use crate::block::BlockSize;
 use crate::entry::{Encoding, EntryNo, ObjectKind};
 use crate::hash::{BlockHash, ObjectHash, PackId};
 use crate::pack::{Encoder, NewObject, PackWriter};
-use crate::shared::Shared;
+use crate::shared::{Latch, Shared};
 use crate::storage::DirStorage;
 
 /// A storage in a temporary folder.
@@ -21,6 +21,11 @@ impl Folder {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let storage = DirStorage::new(dir.path()).expect("a storage");
         Folder { dir, shared: Arc::new(Shared::new(Arc::new(storage))) }
+    }
+
+    /// Makes a latch that no write has closed.
+    pub(crate) fn latch(&self) -> Arc<Latch> {
+        Latch::new(Arc::clone(&self.shared))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -47,7 +52,7 @@ impl Folder {
 
     /// Writes a pack of groups of two blocks each, one for each tag.
     pub(crate) fn pack_of_groups(&self, tags: std::ops::Range<u32>) -> PackId {
-        let writer = PackWriter::begin(Arc::clone(&self.shared), "test.pack.part").expect("begun");
+        let writer = PackWriter::begin(self.latch(), "test.pack.part").expect("begun");
         for tag in tags {
             append_group(&writer, tag);
         }

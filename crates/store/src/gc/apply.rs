@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::compact::{Compaction, REWRITING};
@@ -17,7 +18,7 @@ use crate::index::ObjectPlace;
 use crate::objects::Objects;
 use crate::ordered;
 use crate::progress::{OnProgress, Progress};
-use crate::shared::{LOCK_NAME, pack_name};
+use crate::shared::{LOCK_NAME, Latch, pack_name};
 use crate::storage::{LockKind, StorageFile};
 use crate::store::Store;
 
@@ -77,8 +78,8 @@ impl Store {
             let is_old = |step: &&&PackStep| !written.contains_key(&step.pack);
             let packs = batch.iter().filter(is_old).map(|step| (step.pack, step.live_bytes));
             let packs: Vec<(PackId, u64)> = packs.collect();
-            let rewritten =
-                Compaction::new(&self.shared, &self.objects, &plan.marks).run(&packs, &mut told)?;
+            let rewritten = Compaction::new(Latch::new(Arc::clone(&self.shared)), &self.objects, &plan.marks)
+                .run(&packs, &mut told)?;
             done += packs.iter().map(|(_, live_bytes)| live_bytes).sum::<u64>();
             report.new_packs += rewritten.new.len() as u64;
             written.extend(rewritten.new.iter().map(|pack| (pack.id, pack.stored_bytes)));
@@ -120,10 +121,6 @@ impl Store {
             return Ok(());
         }
         let alone = self.lock_alone(wait, progress)?;
-        // Of a failed sync of the folder the system tells one caller only: another writer's failure counts here too.
-        if self.latched() {
-            return Err(StoreError::Latched);
-        }
         self.remove_packs(plan, doomed, report, progress)?;
         drop(alone);
         Ok(())
@@ -148,14 +145,17 @@ impl Store {
             }
         }
         let spared = needs.doomed;
+        // The copies that stay can be in packs whose names nobody has synced: of a writer, or of a collection, that ended
+        // between naming and syncing. Were they lost in a crash that the removal outlives, nothing would be left. After
+        // this sync, and not without it, what goes may go.
+        self.shared.sync_names("kept packs")?;
         let total = spared.len() as u64;
         for (done, pack) in (0..).zip(&spared) {
             super::report(progress, Progress { what: "removing packs", done, total })?;
             report.freed_bytes += self.remove_pack(pack)?;
             report.removed_packs += 1;
         }
-        let synced = self.shared.storage.sync_dir();
-        synced.map_err(|error| self.shared.write_failed("sync the folder of", "removed packs", error))?;
+        self.shared.sync_names("removed packs")?;
         index.reload()
     }
 

@@ -14,7 +14,7 @@ use crate::hash::{BlockHash, PackId};
 use crate::objects::{Objects, Verifier};
 use crate::pack::{NewObject, PackFile, PackWriter, SealedPack};
 use crate::progress::{OnProgress, Progress};
-use crate::shared::Shared;
+use crate::shared::Latch;
 
 /// What progress is told of.
 pub(super) const REWRITING: &str = "rewriting packs";
@@ -34,7 +34,7 @@ pub(super) struct Rewritten {
 
 /// The writing of new packs.
 pub(super) struct Compaction<'a> {
-    shared: &'a Arc<Shared>,
+    latch: Arc<Latch>,
     objects: &'a Objects,
     marks: &'a Marks,
     writer: Option<PackWriter>,
@@ -43,9 +43,9 @@ pub(super) struct Compaction<'a> {
 }
 
 impl<'a> Compaction<'a> {
-    pub(super) fn new(shared: &'a Arc<Shared>, objects: &'a Objects, marks: &'a Marks) -> Compaction<'a> {
+    pub(super) fn new(latch: Arc<Latch>, objects: &'a Objects, marks: &'a Marks) -> Compaction<'a> {
         let (verifier, done) = (Verifier::new(), Rewritten::default());
-        Compaction { shared, objects, marks, writer: None, verifier, done }
+        Compaction { latch, objects, marks, writer: None, verifier, done }
     }
 
     /// Copies the live objects of `packs`, and syncs what was written. Nothing is removed.
@@ -68,8 +68,7 @@ impl<'a> Compaction<'a> {
         }
         self.finish_pack()?;
         if !self.done.new.is_empty() {
-            let synced = self.shared.storage.sync_dir();
-            synced.map_err(|error| self.shared.write_failed("sync the folder of", "new packs", error))?;
+            self.latch.sync_names("new packs")?;
             let ids: Vec<PackId> = self.done.new.iter().map(|pack| pack.id).collect();
             self.objects.index().add_packs(&ids)?;
         }
@@ -104,7 +103,7 @@ impl<'a> Compaction<'a> {
             None => {
                 let number = PART_NUMBER.fetch_add(1, Ordering::Relaxed);
                 let part = format!("gc-{}-{number}.pack.part", std::process::id());
-                self.writer.insert(PackWriter::begin(Arc::clone(self.shared), &part)?)
+                self.writer.insert(PackWriter::begin(Arc::clone(&self.latch), &part)?)
             }
         };
         let blocks = entry.blocks.map(|blocks| (blocks.size, hashes));

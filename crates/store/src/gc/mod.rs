@@ -4,7 +4,7 @@
 //!   plan:   images ──walk──▶ live objects ──▶ for each pack: keep, rewrite (mostly dead, or small), remove
 //!   apply:  remove unnamed images ─▶ remove unused packs
 //!           ─▶ for some of the rest at a time: copy live objects, verified, to new packs ─▶ sync, index ─▶ remove the old
-//!   remove: alone with the store's lock: look at the images that came meanwhile ─▶ remove what these do not need
+//!   remove: alone with the store's lock: look at the images that came meanwhile ─▶ sync ─▶ remove what these do not need
 //! ```
 //!
 //! Writers hold the store's lock shared from beginning to end, so the removal meets none of them; what they have finished

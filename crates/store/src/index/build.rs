@@ -124,7 +124,7 @@ fn write_file(
     write: impl FnOnce(&dyn StorageFile) -> io::Result<blake3::Hash>,
 ) -> Result<NamedSegment, SegmentError> {
     let storage = &shared.storage;
-    let file = shared.replace_abandoned(part)?;
+    let file = shared.create_part(part)?;
     let written = write(&*file).and_then(|hash| {
         file.sync()?;
         let name = segment_name(&hash);

@@ -22,7 +22,7 @@ fn read(objects: &Objects, tag: u32) -> Result<Arc<[u8]>, StoreError> {
 fn objects_are_read_by_hash_and_kind() {
     let folder = Folder::new();
     folder.pack_of_groups(0..4);
-    let writer = PackWriter::begin(Arc::clone(&folder.shared), "test.pack.part").expect("begun");
+    let writer = PackWriter::begin(folder.latch(), "test.pack.part").expect("begun");
     append_plain(&writer, ObjectKind::Blob, &group(2));
     append_plain(&writer, ObjectKind::Node, &[9; 5000]);
     writer.finish().expect("finished");

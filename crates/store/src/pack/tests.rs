@@ -1,7 +1,5 @@
 //! Packs written and read back, by several threads, and with damage.
 
-use std::sync::Arc;
-
 use super::{PackFile, PackWriter};
 use crate::block::BlockSize;
 use crate::entry::{Entry, EntryNo, ObjectKind};
@@ -26,7 +24,7 @@ fn check_group(entry: &Entry, tag: u32) {
 #[test]
 fn threads_append_to_one_pack() {
     let folder = Folder::new();
-    let writer = PackWriter::begin(Arc::clone(&folder.shared), "1.pack.part").expect("begun");
+    let writer = PackWriter::begin(folder.latch(), "1.pack.part").expect("begun");
     let numbers: Vec<(u32, EntryNo)> = std::thread::scope(|scope| {
         let append = |from: u32| {
             let writer = &writer;
@@ -66,11 +64,11 @@ fn threads_append_to_one_pack() {
 #[test]
 fn a_dropped_or_empty_pack_leaves_nothing() {
     let folder = Folder::new();
-    let writer = PackWriter::begin(Arc::clone(&folder.shared), "1.pack.part").expect("begun");
+    let writer = PackWriter::begin(folder.latch(), "1.pack.part").expect("begun");
     append_group(&writer, 1);
     assert_eq!(folder.names(""), ["1.pack.part"]);
     drop(writer);
-    let writer = PackWriter::begin(Arc::clone(&folder.shared), "1.pack.part").expect("begun again");
+    let writer = PackWriter::begin(folder.latch(), "1.pack.part").expect("begun again");
     assert_eq!(writer.finish().expect("finished"), None);
     assert_eq!(folder.names(""), [] as [&str; 0]);
 }

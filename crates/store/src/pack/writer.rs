@@ -19,7 +19,7 @@ use crate::format::pack::{
     Directory, MAX_ENTRIES, PACK_HEADER_LEN, PACK_VERSION, PackFooter, encode_pack_header,
 };
 use crate::hash::{BlockHash, ObjectHash, PackId};
-use crate::shared::{Shared, pack_name};
+use crate::shared::{Latch, pack_name};
 use crate::storage::StorageFile;
 
 /// Payload of a full pack in bytes.
@@ -33,7 +33,7 @@ const WRITEBACK_BYTES: u64 = 16 << 20;
 
 /// A pack that is being written. When it is dropped its file is removed.
 pub(crate) struct PackWriter {
-    shared: Arc<Shared>,
+    latch: Arc<Latch>,
     /// Temporary name, until it has been renamed.
     part: String,
     file: Box<dyn StorageFile>,
@@ -81,28 +81,26 @@ pub(crate) struct SealedPart {
 
 impl PackWriter {
     /// Begins a pack under the temporary name `part`, which ends in `.pack.part`; one without a writer is replaced.
-    pub(crate) fn begin(shared: Arc<Shared>, part: &str) -> Result<PackWriter, StoreError> {
-        let file = shared.create_part(part)?;
+    pub(crate) fn begin(latch: Arc<Latch>, part: &str) -> Result<PackWriter, StoreError> {
+        let file = latch.create_part(part)?;
         let mut pieces = Pieces::default();
         // The header is shorter than a piece.
         pieces.push(&encode_pack_header(PACK_VERSION));
         let state = State { directory: Directory::default(), pieces, written_back: 0 };
         let part = part.to_owned();
-        Ok(PackWriter { shared, part, file, state: Mutex::new(state), is_finished: false })
+        Ok(PackWriter { latch, part, file, state: Mutex::new(state), is_finished: false })
     }
 
     /// Appends an object; it can be read by its entry once the pack is sealed.
     ///
     /// Does not look whether the pack has the object already. Fails with [`StoreError::Latched`] after any write failed.
     pub(crate) fn append(&self, object: NewObject<'_>) -> Result<EntryNo, StoreError> {
-        if self.shared.is_latched() {
-            return Err(StoreError::Latched);
-        }
+        self.latch.check()?;
         let mut state = self.state();
         let Some(number) = state.reserve(&object) else {
             drop(state);
             let full = io::ErrorKind::FileTooLarge.into();
-            return Err(self.shared.write_failed("append to", &self.part, full));
+            return Err(self.latch.write_failed("append to", &self.part, full));
         };
         let whole = state.pieces.push(object.payload);
         let writeback = state.writeback();
@@ -134,9 +132,7 @@ impl PackWriter {
     ///
     /// The file keeps its temporary name until [`SealedPart::publish`]: it goes when the result is dropped.
     pub(crate) fn seal(self) -> Result<Option<SealedPart>, StoreError> {
-        if self.shared.is_latched() {
-            return Err(StoreError::Latched);
-        }
+        self.latch.check()?;
         let (directory, mut pieces) = {
             let mut state = self.state();
             (std::mem::take(&mut state.directory), std::mem::take(&mut state.pieces))
@@ -157,7 +153,7 @@ impl PackWriter {
             self.write(&piece)?;
         }
         self.write(&pieces.take())?;
-        self.file.sync().map_err(|error| self.shared.write_failed("sync", &self.part, error))?;
+        self.file.sync().map_err(|error| self.latch.write_failed("sync", &self.part, error))?;
         let pack = SealedPack { id, entries, stored_bytes: footer.file_len() };
         Ok(Some(SealedPart { writer: self, pack }))
     }
@@ -172,7 +168,7 @@ impl PackWriter {
 
     fn write(&self, piece: &Piece) -> Result<(), StoreError> {
         let written = self.file.write_at(piece.offset, &piece.bytes);
-        written.map_err(|error| self.shared.write_failed("write", &self.part, error))
+        written.map_err(|error| self.latch.write_failed("write", &self.part, error))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,9 +180,9 @@ impl PackWriter {
 impl SealedPart {
     /// Gives the file its final name, and lets go of it.
     pub(crate) fn publish(mut self) -> Result<SealedPack, StoreError> {
-        let PackWriter { shared, part, .. } = &self.writer;
-        let renamed = shared.storage.rename(part, &pack_name(&self.pack.id));
-        renamed.map_err(|error| shared.write_failed("rename", part, error))?;
+        let PackWriter { latch, part, .. } = &self.writer;
+        let renamed = latch.storage().rename(part, &pack_name(&self.pack.id));
+        renamed.map_err(|error| latch.write_failed("rename", part, error))?;
         self.writer.is_finished = true;
         Ok(self.pack)
     }
@@ -238,7 +234,7 @@ impl Drop for PackWriter {
     fn drop(&mut self) {
         if !self.is_finished {
             // What stays is swept later as a part file without a writer.
-            let _ = self.shared.storage.remove(&self.part);
+            let _ = self.latch.storage().remove(&self.part);
         }
     }
 }

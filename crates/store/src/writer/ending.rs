@@ -38,7 +38,7 @@ impl ImageWriter {
             spaces: trees.spaces,
             attachments: std::mem::take(&mut self.attachments),
         };
-        publish::image(&self.shared, &mut self.part, &mut file, &mut packs)?;
+        publish::image(&self.latch, &mut self.part, &mut file, &mut packs)?;
         publish::index(&self.work.objects, &packs);
         Ok(file)
     }

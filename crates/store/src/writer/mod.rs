@@ -54,7 +54,7 @@ use crate::id::ImageId;
 use crate::objects::Objects;
 use crate::ordered;
 use crate::reader::ImageReader;
-use crate::shared::{Shared, part_name};
+use crate::shared::{Latch, part_name};
 use crate::storage::StorageFile;
 
 /// Default of [`WriteOptions::queue_bytes`].
@@ -68,14 +68,14 @@ static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()
 /// An image that is being written; see [`Store::create_image`](crate::Store::create_image).
 ///
 /// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves nothing, but for packs of
-/// an image of many GiB, which `gc` removes. Memory: the queue's bound, 5 bytes for each page of a region that has data, and
-/// about 130 MiB at most for what is being looked up, compressed and written.
+/// an image of many GiB, which `gc` removes. Memory: the queue's bound, 9 to 13 bytes for each page of a region that has
+/// data, and some 240 MiB at most for what is being looked up, compressed and written; `docs/format.md` has the list.
 pub struct ImageWriter {
     id: ImageId,
     parent: Option<ImageId>,
     /// The parent, where it is in the store and readable: held, so that it stays.
     before: Option<ImageReader>,
-    shared: Arc<Shared>,
+    latch: Arc<Latch>,
     spaces: Vec<SpaceInfo>,
     space_names: BTreeSet<String>,
     attachments: Vec<AttachmentEntry>,
@@ -141,7 +141,7 @@ impl Default for Limits {
 
 /// What [`crate::Store::create_image`] has ready for a writer.
 pub(crate) struct Begin {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) latch: Arc<Latch>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) id: ImageId,
     pub(crate) options: WriteOptions,
@@ -154,23 +154,23 @@ pub(crate) struct Begin {
 impl ImageWriter {
     /// Starts the threads.
     pub(crate) fn begin(begin: Begin) -> Result<ImageWriter, StoreError> {
-        let Begin { shared, objects, id, options, before, file, hold, limits } = begin;
-        let part = PartFile::new(Arc::clone(&shared), part_name(&id), file);
+        let Begin { latch, objects, id, options, before, file, hold, limits } = begin;
+        let part = PartFile::new(Arc::clone(&latch), part_name(&id), file);
         let (groups, seen) = (Arc::new(Groups::default()), Arc::new(Seen::new()));
         let indexer = Indexer {
-            shared: Arc::clone(&shared),
+            latch: Arc::clone(&latch),
             objects: Arc::clone(&objects),
             groups: Arc::clone(&groups),
             seen: Arc::clone(&seen),
             max_seen: limits.max_seen,
         };
-        let packs = Packs::begin(Arc::clone(&shared), id.to_string(), limits.pack_bytes, move |packs| {
+        let packs = Packs::begin(Arc::clone(&latch), id.to_string(), limits.pack_bytes, move |packs| {
             indexer.sealed(packs)
         })?;
         let bounds = Bounds { memory_bytes: options.queue_bytes, spill_bytes: options.spill_bytes };
         let work = Arc::new(Work {
             objects,
-            intake: Intake::new(bounds, Arc::clone(&shared.storage), format!("{id}.spill.part")),
+            intake: Intake::new(bounds, Arc::clone(latch.storage()), format!("{id}.spill.part")),
             reorder: Reorder::default(),
             groups,
             seen,
@@ -182,7 +182,7 @@ impl ImageWriter {
             id,
             parent: options.parent,
             before,
-            shared,
+            latch,
             spaces: Vec::new(),
             space_names: BTreeSet::new(),
             attachments: Vec::new(),
@@ -341,9 +341,9 @@ impl ImageWriter {
         }
     }
 
-    /// Fails once this writer, or any other of the store, has met a failed write.
+    /// Fails once a write has failed that closed this writer or the store.
     fn check_open(&mut self) -> Result<(), StoreError> {
-        if self.is_ended || self.shared.is_latched() { Err(self.end()) } else { Ok(()) }
+        if self.is_ended || self.latch.check().is_err() { Err(self.end()) } else { Ok(()) }
     }
 
     fn invalid(&self, what: String) -> StoreError {

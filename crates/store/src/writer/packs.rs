@@ -16,14 +16,14 @@ use std::thread::JoinHandle;
 use crate::error::StoreError;
 use crate::hash::PackId;
 use crate::pack::{NewObject, PackWriter, SealedPart};
-use crate::shared::Shared;
+use crate::shared::Latch;
 
 /// Full packs that wait to be sealed, at most; beyond that workers wait.
 const MAX_WAITING: usize = 2;
 
 /// The packs of one image.
 pub(super) struct Packs {
-    shared: Arc<Shared>,
+    latch: Arc<Latch>,
     /// Beginning of the packs' temporary names.
     name: String,
     /// Payload after which a pack is full, at most.
@@ -72,7 +72,7 @@ struct Sealing {
 impl Packs {
     /// Makes no pack yet. `sealed` gets, in a thread of its own, the packs so far whenever one is complete.
     pub(super) fn begin(
-        shared: Arc<Shared>,
+        latch: Arc<Latch>,
         name: String,
         pack_bytes: u64,
         sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError> + Send + 'static,
@@ -83,7 +83,7 @@ impl Packs {
             .spawn(move || seal_all(&waiting, sealed))
             .map_err(|source| StoreError::Io { op: "start a thread for", path: name.clone(), source })?;
         Ok(Packs {
-            shared,
+            latch,
             name,
             pack_bytes,
             open: RwLock::new(None),
@@ -142,7 +142,7 @@ impl Packs {
         if open.is_none() {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let part = format!("{}-{number}.pack.part", self.name);
-            *open = Some(Open { number, writer: PackWriter::begin(Arc::clone(&self.shared), &part)? });
+            *open = Some(Open { number, writer: PackWriter::begin(Arc::clone(&self.latch), &part)? });
         }
         Ok(())
     }

@@ -8,20 +8,20 @@ use super::seen::Seen;
 use crate::error::StoreError;
 use crate::format::image::ImageFile;
 use crate::objects::Objects;
-use crate::shared::{Shared, image_name};
+use crate::shared::{Latch, image_name};
 use crate::storage::StorageFile;
 
 /// The file of an image that is not complete; removed when dropped, unless it has got its final name.
 pub(super) struct PartFile {
-    shared: Arc<Shared>,
+    latch: Arc<Latch>,
     name: String,
     file: Box<dyn StorageFile>,
     is_kept: bool,
 }
 
 impl PartFile {
-    pub(super) fn new(shared: Arc<Shared>, name: String, file: Box<dyn StorageFile>) -> PartFile {
-        PartFile { shared, name, file, is_kept: false }
+    pub(super) fn new(latch: Arc<Latch>, name: String, file: Box<dyn StorageFile>) -> PartFile {
+        PartFile { latch, name, file, is_kept: false }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -33,38 +33,33 @@ impl Drop for PartFile {
     fn drop(&mut self) {
         if !self.is_kept {
             // What cannot be removed now is found by the next sweep.
-            let _ = self.shared.storage.remove(&self.name);
+            let _ = self.latch.storage().remove(&self.name);
         }
     }
 }
 
 /// Gives packs and image their final names, durably: the packs first, so that an image never lacks one.
 pub(super) fn image(
-    shared: &Shared,
+    latch: &Latch,
     part: &mut PartFile,
     file: &mut ImageFile,
     packs: &mut Sealed,
 ) -> Result<(), StoreError> {
-    let Shared { storage, .. } = shared;
-    let sync_dir = |name: &str| {
-        storage.sync_dir().map_err(|error| shared.write_failed("sync the folder of", name, error))
-    };
     packs.publish()?;
-    if !packs.published.is_empty() {
-        sync_dir(&part.name)?;
-    }
+    // Also where this image has no pack of its own: those that it refers to can have been found between their naming and
+    // their syncing, by a writer that is at work or that died there.
+    latch.sync_names(&part.name)?;
     file.stored_bytes = packs.stored_bytes + u64::from(file.encoded_len());
-    let failed = |op, error| shared.write_failed(op, &part.name, error);
+    let failed = |op, error| latch.write_failed(op, &part.name, error);
     part.file.write_at(0, &file.encode()).map_err(|error| failed("write", error))?;
     part.file.sync().map_err(|error| failed("sync", error))?;
-    // Of a failed sync of the folder the system tells one caller only: another writer's failure counts here too.
-    let is_open = || if shared.is_latched() { Err(StoreError::Latched) } else { Ok(()) };
-    is_open()?;
+    // The last moment at which nothing has been promised.
+    latch.check()?;
     let name = image_name(&file.id);
-    storage.rename(&part.name, &name).map_err(|error| failed("rename", error))?;
-    sync_dir(&name).and_then(|()| is_open()).inspect_err(|_| {
+    latch.storage().rename(&part.name, &name).map_err(|error| failed("rename", error))?;
+    latch.sync_names(&name).inspect_err(|_| {
         // The caller is told that there is no image, so there should be none.
-        let _ = storage.remove(&name);
+        let _ = latch.storage().remove(&name);
     })?;
     part.is_kept = true;
     Ok(())
@@ -80,7 +75,7 @@ pub(super) fn index(objects: &Objects, packs: &Sealed) {
 
 /// Moves what was stored for a large image from memory to the index, while it is written.
 pub(super) struct Indexer {
-    pub(super) shared: Arc<Shared>,
+    pub(super) latch: Arc<Latch>,
     pub(super) objects: Arc<Objects>,
     pub(super) groups: Arc<Groups>,
     pub(super) seen: Arc<Seen>,
@@ -95,8 +90,7 @@ impl Indexer {
             return Ok(());
         }
         packs.publish()?;
-        let Shared { storage, .. } = &*self.shared;
-        storage.sync_dir().map_err(|error| self.shared.write_failed("sync the folder of", "packs", error))?;
+        self.latch.sync_names("packs")?;
         self.objects.index().add_packs(&packs.unindexed)?;
         packs.unindexed.clear();
         self.seen.forget(&self.groups.in_packs(&packs.published));

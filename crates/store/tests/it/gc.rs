@@ -273,10 +273,51 @@ fn unused_packs_go_before_anything_is_written() {
     storage.fail_at(before + first_write.expect("something is written"), ENOSPC);
     let error = apply(&store, &all).expect_err("the disk is full");
     assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
-    let store = open(storage);
     let left = plan(&store, &[]).expect("planned");
     assert!(left.packs.iter().all(|step| step.live_bytes > 0), "{left:?}");
     check(&store, &id("3"), 100..104);
+    // There is room by now, and a full disk closes no store.
+    collect(&store).expect("collected");
+    assert!(plan(&store, &[]).expect("planned").is_empty(), "there is nothing left to do");
+    check(&store, &id("3"), 100..104);
+}
+
+// A collection that died between naming its new packs and syncing the names leaves copies that can be found, and lost with
+// the power. The next one, which takes them for the copies that count, makes them durable before the old ones go.
+#[test]
+fn copies_whose_names_nobody_synced_are_made_durable_before_the_others_go() {
+    const EIO: i32 = 5;
+    let prepared = |fault: Option<usize>| {
+        let disk = CrashStorage::new();
+        let storage = FaultStorage::new(Arc::new(disk.clone()));
+        let store = open(storage.clone());
+        write(&store, &id("1"), None, 0..64).expect("written");
+        write(&store, &id("2"), Some(&id("1")), 0..2).expect("written");
+        store.remove_image(&id("1")).expect("removed");
+        let before = storage.log().len();
+        if let Some(at) = fault {
+            storage.fail_at(before + at, EIO);
+        }
+        (collect(&store), disk, storage.log().split_off(before))
+    };
+    let (sound, _, log) = prepared(None);
+    assert!(sound.expect("collected").new_packs > 0, "something is written anew");
+    let named = log.iter().position(|done| *done == Operation::Rename).expect("a new pack is named");
+    let synced = named + log[named..].iter().position(|done| *done == Operation::SyncDir).expect("synced");
+    for power in 0.. {
+        let (died, disk, _) = prepared(Some(synced));
+        died.expect_err("it ends there");
+        disk.fail_power_at(disk.operations() + power);
+        let collected = collect(&open(disk.clone()));
+        for seed in crash_seeds(20) {
+            let _told = OnPanic(CrashCase { operation: power, seed });
+            check(&open(disk.after_crash(seed)), &id("2"), 0..2);
+        }
+        if let Ok(report) = collected {
+            assert!(report.removed_packs > 0 && power > 3, "every operation was tried: {power}, {report:?}");
+            break;
+        }
+    }
 }
 
 fn packs(folder: &std::path::Path) -> Vec<std::path::PathBuf> {

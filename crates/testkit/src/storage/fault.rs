@@ -38,8 +38,23 @@ struct State {
     log: Vec<Operation>,
     /// Number of the operation that fails, and the system's error number.
     fault: Option<(usize, i32)>,
+    /// Number of the operation from which on there is no room.
+    full_from: Option<usize>,
     /// Name of the file that can't be read, and the system's error number.
     unreadable: Option<(String, i32)>,
+}
+
+impl Operation {
+    fn may_take_room(self) -> bool {
+        // Blocks can be allocated as late as in a file's sync, and a longer name can need a longer folder.
+        matches!(self, Operation::Create | Operation::Write | Operation::Sync | Operation::Rename)
+    }
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.full_from.is_some_and(|from| self.log.len() > from)
+    }
 }
 
 impl FaultStorage {
@@ -51,6 +66,17 @@ impl FaultStorage {
     /// Lets the operation of that number, counted from 0, fail with the system's error `errno`.
     pub fn fail_at(&self, operation: usize, errno: i32) {
         self.state().fault = Some((operation, errno));
+    }
+
+    /// Lets the disk be full from the operation of that number on: whatever may take room fails, removing and the sync of
+    /// the names do not.
+    pub fn fill_at(&self, operation: usize) {
+        self.state().full_from = Some(operation);
+    }
+
+    /// Makes room on the full disk.
+    pub fn make_room(&self) {
+        self.state().full_from = None;
     }
 
     /// Lets reads of the file `name` fail with the system's error `errno`, through handles that are open too.
@@ -72,6 +98,7 @@ impl FaultStorage {
         state.log.push(operation);
         match state.fault {
             Some((at, errno)) if at + 1 == state.log.len() => Err(io::Error::from_raw_os_error(errno)),
+            _ if state.is_full() && operation.may_take_room() => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
     }

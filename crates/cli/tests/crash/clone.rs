@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use vmrewind_testkit::rig::{Guest, Rig, kill};
 
-use super::{PATIENCE, rig, small};
+use super::{PATIENCE, kill_qemu_at, rig, small};
 
 /// What is in the folder of VMs: names, drafts as `draft`.
 fn entries(rig: &Rig) -> Vec<String> {
@@ -122,9 +122,7 @@ fn qemu_killed_in_a_first_start() {
     let parent = stopped_parent(&rig);
     rig.run_ok(&["vm", "clone", "vm@base", "c"]);
     for step in ["qemu-started", "state-loaded"] {
-        let stopped = rig.stop_at(step, &["vm", "start", "c"]);
-        kill(rig.qemu_pids()[0]);
-        let run = stopped.go_on(PATIENCE);
+        let run = kill_qemu_at(&rig, step, &["vm", "start", "c"]);
         assert_ne!(run.status, 0, "at {step}: {run}");
         starts_warm(&rig, "c");
     }

@@ -1,8 +1,6 @@
 //! `snapshot create`, interrupted.
 
-use vmrewind_testkit::rig::kill;
-
-use super::{PATIENCE, check_root, names, qemu_of, rig, small};
+use super::{Meanwhile, has_stopped, kill_at, kill_qemu_at, names, rig, small};
 
 /// The steps of a live capture, with whether the snapshot exists if nothing goes on after it.
 const STEPS: [(&str, bool); 14] = [
@@ -31,16 +29,13 @@ fn vmrewind_killed_at_every_step() {
     let mut expected = Vec::new();
     for (step, exists) in STEPS {
         let name = format!("at-{step}");
-        rig.stop_at(step, &["snapshot", "create", "vm", &name]).kill();
-        // No command is run here: the guest's ticks come because the guard let it go, or because it never stopped.
-        guest.runs();
+        kill_at(&guest, step, &["snapshot", "create", "vm", &name], Meanwhile::Ticks);
         if exists {
             expected.push(name);
         }
         assert_eq!(names(&rig, "vm"), expected, "after {step}");
         assert_eq!(guest.state(), "running", "after {step}");
         guest.verify_ok();
-        check_root(&guest);
     }
     guest.snapshot("last", &[]);
     for name in expected.iter().rev() {
@@ -60,11 +55,9 @@ fn recovery_killed_and_done_again() {
     let guest = rig.guest(small("vm"));
     for step in ["undo-guest-let-go", "committed", "record-written", "manifests-removed", "layers-removed"] {
         rig.stop_at("disks-switched", &["snapshot", "create", "vm", "never"]).kill();
-        rig.stop_at(step, &["vm", "list"]).kill();
-        guest.runs();
+        kill_at(&guest, step, &["vm", "list"], Meanwhile::Ticks);
         assert_eq!(names(&rig, "vm"), Vec::<String>::new(), "recovery killed at {step}");
         guest.verify_ok();
-        check_root(&guest);
     }
     guest.snapshot("works", &[]);
     guest.stop();
@@ -83,13 +76,10 @@ fn qemu_killed_at_every_step() {
     for step in before.into_iter().chain(after) {
         let done = guest.verify_ok().disk;
         let name = format!("at-{step}");
-        let stopped = rig.stop_at(step, &["snapshot", "create", "vm", &name]);
-        kill(qemu_of(&guest));
-        let run = stopped.go_on(PATIENCE);
+        let run = kill_qemu_at(&rig, step, &["snapshot", "create", "vm", &name]);
         assert!(run.status == 1 || (after.contains(&step) && run.status == 0), "at {step}: {run}");
         assert_eq!(names(&rig, "vm").contains(&name), run.status == 0, "at {step}: {run}");
-        assert_eq!(guest.state(), "stopped", "after {step}");
-        check_root(&guest);
+        has_stopped(&guest, step);
         let found = guest.start();
         assert!(found >= Some(done), "after {step} the disk has {found:?}, it had {done}");
         guest.verify_ok();
@@ -105,15 +95,13 @@ fn disk_only_and_off_killed_at_every_step() {
     let guest = rig.guest(small("vm"));
     let steps = ["layers-made", "layers-opened", "disks-switched", "committed", "record-written"];
     for step in steps {
-        rig.stop_at(step, &["snapshot", "create", "vm", &format!("disks-{step}"), "--disk-only"]).kill();
-        guest.runs();
+        let create = ["snapshot", "create", "vm", &format!("disks-{step}"), "--disk-only"];
+        kill_at(&guest, step, &create, Meanwhile::Ticks);
         guest.verify_ok();
-        check_root(&guest);
     }
     guest.stop();
     for step in ["journal-prepared", "layers-made", "committed", "manifests-written", "record-written"] {
-        rig.stop_at(step, &["snapshot", "create", "vm", &format!("off-{step}")]).kill();
-        check_root(&guest);
+        kill_at(&guest, step, &["snapshot", "create", "vm", &format!("off-{step}")], Meanwhile::Silent);
     }
     let expected = [
         "disks-committed",

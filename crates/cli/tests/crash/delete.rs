@@ -1,8 +1,8 @@
 //! `snapshot delete`, interrupted.
 
-use vmrewind_testkit::rig::{Guest, kill};
+use vmrewind_testkit::rig::Guest;
 
-use super::{PATIENCE, check_root, names, qemu_of, rig, small};
+use super::{Meanwhile, has_stopped, kill_at, kill_qemu_at, names, rig, small};
 
 /// SIGKILL at any step: a deletion is one decision, so the snapshot is gone with all it had, or nothing is.
 #[test]
@@ -14,10 +14,9 @@ fn vmrewind_killed_at_every_step() {
         rig.run_ok(&["snapshot", "create", "vm", "leaf"]);
         rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
         let before = guest.layers().len();
-        rig.stop_at(step, &["-y", "snapshot", "delete", "vm@leaf"]).kill();
+        kill_at(&guest, step, &["-y", "snapshot", "delete", "vm@leaf"], Meanwhile::Silent);
         assert_eq!(names(&rig, "vm"), ["base"], "after {step}");
         assert_eq!(guest.layers().len(), before - 2, "one layer of each disk is gone after {step}");
-        check_root(&guest);
     }
     guest.start();
     guest.verify_ok();
@@ -35,13 +34,10 @@ fn qemu_killed_at_every_step() {
         rig.run_ok(&["snapshot", "create", "vm", "leaf"]);
         rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
         guest.runs();
-        let stopped = rig.stop_at(step, &["-y", "snapshot", "delete", "vm@leaf"]);
-        kill(qemu_of(&guest));
-        let run = stopped.go_on(PATIENCE);
+        let run = kill_qemu_at(&rig, step, &["-y", "snapshot", "delete", "vm@leaf"]);
         assert_eq!(run.status, 0, "at {step}: {run}");
-        assert_eq!(guest.state(), "stopped", "after {step}");
+        has_stopped(&guest, step);
         assert_eq!(names(&rig, "vm"), ["base"], "after {step}");
-        check_root(&guest);
         rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
         guest.runs();
         guest.verify_ok();

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vmrewind_testkit::guest::DiskKind;
-use vmrewind_testkit::rig::{Guest, GuestSpec, Rig};
+use vmrewind_testkit::rig::{Guest, GuestSpec, Rig, Run, kill};
 
 /// How long a command may take that was let go on.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,7 +45,44 @@ fn names(rig: &Rig, vm: &str) -> Vec<String> {
     list.as_array().into_iter().flatten().map(name).collect()
 }
 
+/// What a guest does after vmrewind was killed, before any command is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meanwhile {
+    /// It goes on: it never stopped, or somebody let it go. Its ticks are waited for.
+    Ticks,
+    /// It does not run, or nothing is promised of it.
+    Silent,
+}
+
+/// SIGKILL of vmrewind where the command stands at `step`. Then nothing but `snapshot list` must be needed for the root to
+/// be in order.
+#[track_caller]
+fn kill_at(guest: &Guest<'_>, step: &str, arguments: &[&str], meanwhile: Meanwhile) {
+    guest.rig.stop_at(step, arguments).kill();
+    if meanwhile == Meanwhile::Ticks {
+        guest.runs();
+    }
+    check_root(guest);
+}
+
+/// SIGKILL of the only QEMU while the command stands at `step`; the command goes on to its end.
+#[track_caller]
+fn kill_qemu_at(rig: &Rig, step: &str, arguments: &[&str]) -> Run {
+    let stopped = rig.stop_at(step, arguments);
+    let [qemu] = rig.qemu_pids()[..] else { panic!("one QEMU at {step}: {:?}", rig.qemu_pids()) };
+    kill(qemu);
+    stopped.go_on(PATIENCE)
+}
+
+/// The VM whose QEMU was killed has stopped, and the root is in order.
+#[track_caller]
+fn has_stopped(guest: &Guest<'_>, after: &str) {
+    assert_eq!(guest.state(), "stopped", "after {after}");
+    check_root(guest);
+}
+
 /// Checks what must hold on disk after any crash and one command.
+#[track_caller]
 fn check_root(guest: &Guest<'_>) {
     let list = guest.rig.run_json(&["snapshot", "list", &guest.name, "--all"]);
     let folder = guest.rig.vm_folder(&guest.name);
@@ -82,10 +119,4 @@ fn check_layer(layer: &Path) {
     let output = output.expect("qemu-img runs");
     let sound = matches!(output.status.code(), Some(0 | 3));
     assert!(sound, "{}: {}", layer.display(), String::from_utf8_lossy(&output.stderr));
-}
-
-/// The process of the VM's QEMU.
-fn qemu_of(guest: &Guest<'_>) -> u32 {
-    let pid = guest.show()["pid"].as_u64().expect("the VM runs");
-    u32::try_from(pid).expect("a pid")
 }

@@ -1,9 +1,9 @@
 //! `snapshot restore`, interrupted.
 
 use serde_json::json;
-use vmrewind_testkit::rig::{Guest, kill};
+use vmrewind_testkit::rig::Guest;
 
-use super::{PATIENCE, check_root, qemu_of, rig, small};
+use super::{Meanwhile, check_root, has_stopped, kill_at, kill_qemu_at, rig, small};
 
 /// What must be after vmrewind was killed at a step of a restore and nothing but the next command was run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,12 +42,9 @@ fn vmrewind_killed_at_every_step() {
     guest.snapshot("base", &[]);
     for (step, after) in STEPS {
         guest.ask("write mark after", "WROTE");
-        rig.stop_at(step, &["snapshot", "restore", "vm@base", "--discard-current"]).kill();
-        if after != After::Stopped {
-            guest.runs();
-        }
+        let meanwhile = if after == After::Stopped { Meanwhile::Silent } else { Meanwhile::Ticks };
+        kill_at(&guest, step, &["snapshot", "restore", "vm@base", "--discard-current"], meanwhile);
         let state = guest.state();
-        check_root(&guest);
         match after {
             After::Old | After::Restored => {
                 assert_eq!(state, "running", "after {step}");
@@ -75,27 +72,19 @@ fn qemu_killed_at_every_step() {
     guest.ask("write mark before", "WROTE");
     guest.snapshot("base", &[]);
     for step in ["qemu-started", "state-loaded", "guard-armed", "committed", "record-written"] {
-        let stopped = rig.stop_at(step, &["snapshot", "restore", "vm@base", "--discard-current"]);
-        let pids = rig.qemu_pids();
-        assert_eq!(pids.len(), 1, "one QEMU at {step}");
-        kill(pids[0]);
-        let run = stopped.go_on(PATIENCE);
+        let run = kill_qemu_at(&rig, step, &["snapshot", "restore", "vm@base", "--discard-current"]);
         if step == "qemu-started" {
             // Before the guest could run: the restore begins anew by itself.
             assert_eq!(run.status, 0, "at {step}: {run}");
         } else {
             assert_ne!(run.status, 0, "at {step}: {run}");
-            assert_eq!(guest.state(), "stopped", "after {step}: {run}");
-            check_root(&guest);
+            has_stopped(&guest, &format!("{step}: {run}"));
             rig.run_ok(&["snapshot", "restore", "vm@base", "--discard-current"]);
         }
         guest.runs();
         check_mark(&guest, "before", step);
     }
-    let old = qemu_of(&guest);
-    let stopped = rig.stop_at("layers-made", &["snapshot", "restore", "vm@base"]);
-    kill(old);
-    let run = stopped.go_on(PATIENCE);
+    let run = kill_qemu_at(&rig, "layers-made", &["snapshot", "restore", "vm@base"]);
     assert_eq!(run.status, 0, "the old QEMU is not needed any more: {run}");
     guest.runs();
     guest.verify_ok();

@@ -73,6 +73,30 @@ mod tests {
         }
     }
 
+    /// A script can say `-y` to every command; the help of those that ask shows it, of no other.
+    #[test]
+    fn yes_is_taken_everywhere_and_shown_where_something_is_asked() {
+        for line in [
+            "-y vm list",
+            "vm list -y",
+            "-y vm delete web",
+            "vm -y delete web",
+            "snapshot delete web@one --yes",
+        ] {
+            let words = ["vmrewind"].into_iter().chain(line.split(' ')).map(OsString::from);
+            assert!(Arguments::parse_words(&words.collect::<Vec<_>>()).unwrap().global.yes, "{line}");
+        }
+        let mut definition = Arguments::definition();
+        definition.build();
+        for noun in definition.get_subcommands_mut() {
+            for verb in noun.get_subcommands_mut() {
+                let asks = verb.get_name() == "delete";
+                assert_eq!(verb.render_help().to_string().contains("--yes"), asks, "{}", verb.get_name());
+            }
+            assert!(!noun.render_help().to_string().contains("--yes"), "{}", noun.get_name());
+        }
+    }
+
     /// An option after `--` is QEMU's and never ours.
     #[test]
     fn options_of_qemu_stay_its_own() {

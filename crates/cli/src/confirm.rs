@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 
+use clap::{Arg, ArgAction};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use vmrewind_engine::{Error, Result};
@@ -21,6 +22,11 @@ pub(crate) struct Deletion<'a, P> {
     /// What goes, or went.
     #[serde(flatten)]
     pub(crate) plan: &'a P,
+}
+
+/// The global option `-y` once more, for the help of a command that asks.
+pub(crate) fn yes() -> Arg {
+    Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Delete without asking")
 }
 
 /// Shows `plan` and asks `question`; returns only when the answer is yes.

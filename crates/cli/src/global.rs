@@ -19,6 +19,7 @@ pub(crate) struct GlobalOptions {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Answer yes to every question
-    #[arg(short, long, global = true)]
+    // Taken everywhere, so that a script need not know which commands ask; the help of those shows it (`confirm::yes`).
+    #[arg(short, long, global = true, hide = true)]
     pub(crate) yes: bool,
 }

@@ -1,4 +1,4 @@
-//! `vmrewind completions`: the completion script of a shell, for packages.
+//! `vmrewind completions`: the completion script of a shell.
 
 use std::io::Write;
 
@@ -9,6 +9,11 @@ use crate::command_error::CommandError;
 
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vmrewind completions bash > ~/.local/share/bash-completion/completions/vmrewind
+  vmrewind completions fish > ~/.config/fish/completions/vmrewind.fish
+  vmrewind completions zsh > DIR/_vmrewind      DIR is one of your $fpath")]
 pub(crate) struct CompletionsArguments {
     /// The shell
     #[arg(value_enum)]

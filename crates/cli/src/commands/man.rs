@@ -1,4 +1,4 @@
-//! `vmrewind man`: the manual pages, one per command, for packages.
+//! `vmrewind man`: the manual pages, one per command.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,11 @@ use crate::session::{Session, shown};
 
 /// Arguments of `man`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+There is a page for each command; one that is there already is replaced.
+
+Examples:
+  vmrewind man /usr/local/share/man/man1 && man vmrewind-snapshot-create")]
 pub(crate) struct ManArguments {
     /// The folder, made where it is missing
     #[arg(value_name = "DIR")]

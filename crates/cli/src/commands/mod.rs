@@ -1,5 +1,6 @@
-//! The commands: nouns, and a file for each verb, with its arguments, what the engine is asked, and how the result is shown.
+//! The commands: nouns, and a file for each verb: its arguments, what the engine is asked, and how the result is shown.
 
+pub(crate) mod address;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -36,11 +37,9 @@ pub(crate) enum Command {
     Usage(usage::UsageArguments),
     /// Check that this host has what vmrewind needs
     Doctor(doctor::DoctorArguments),
-    /// Print the completion script of a shell
-    #[command(hide = true)]
+    /// Print a script that completes vmrewind's commands in a shell
     Completions(completions::CompletionsArguments),
     /// Write the manual pages into a folder
-    #[command(hide = true)]
     Man(man::ManArguments),
 }
 

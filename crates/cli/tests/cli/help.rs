@@ -28,6 +28,8 @@ const COMMANDS: &[&str] = &[
     "check",
     "usage",
     "doctor",
+    "completions",
+    "man",
 ];
 
 #[test]

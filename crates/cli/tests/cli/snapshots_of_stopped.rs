@@ -18,6 +18,26 @@ fn settings(sandbox: &Sandbox) -> Settings {
     settings
 }
 
+/// Whoever writes VM and name as two words must mean the same snapshot to every command, as to `snapshot create`.
+#[test]
+fn addresses_of_two_words() {
+    let sandbox = Sandbox::new();
+    sandbox.vm("web");
+    for name in ["one", "two", "three"] {
+        sandbox.ok(&["snapshot", "create", "web", name]);
+    }
+    assert_eq!(sandbox.json(&["snapshot", "show", "web", "one"])["name"], "one");
+    assert!(sandbox.ok(&["snapshot", "verify", "web", "one"]).starts_with("web@one: sound"));
+    assert_eq!(sandbox.json(&["snapshot", "restore", "web", "one"])["snapshot"], "one");
+    assert_eq!(sandbox.ok(&["snapshot", "rename", "web", "two", "new"]), "web@two is now web@new\n");
+    assert_eq!(sandbox.json(&["vm", "clone", "web", "one", "copy"])["clones"][0]["name"], "copy");
+    sandbox.ok(&["vm", "delete", "copy", "-y"]);
+    let deleted = sandbox.json(&["snapshot", "delete", "web", "new", "three", "-y"]);
+    assert_eq!(deleted["snapshots"], serde_json::json!(["web@new", "web@three"]));
+    let left = sandbox.json(&["snapshot", "list", "web"]);
+    assert_eq!((left.as_array().map(Vec::len), &left[0]["name"]), (Some(1), &"one".into()));
+}
+
 /// What a person reads on the way from a new VM to a restored one.
 #[test]
 fn texts() {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
-use clap::builder::TypedValueParser;
-use vmrewind_engine::{Address, Error, Grade, SnapshotCreate};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use vmrewind_engine::{Error, Grade, SnapshotCreate};
 
 use crate::command_error::CommandError;
+use crate::commands::address::address;
 use crate::commands::snapshot::show::summary;
 use crate::output::human::duration_ms;
 use crate::quantity::parse_duration;
@@ -17,8 +17,14 @@ use crate::session::Session;
 /// Arguments of `snapshot create`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A running VM is recorded with its memory (grade live) and runs on; one that does not run is recorded \
-with its disks (grade off).
+The grade is what the snapshot promises:
+  live   memory, devices and disks of one instant; the guest goes on where it was
+  crash  disks of one instant (--disk-only); the guest boots from them as after a power cut
+  off    disks of a VM that does not run
+A VM that runs or is paused gives live. --require refuses to make less, before anything is done.
+
+With --max-pause a capture that would pause the guest for longer is given up (exit status 5), and the VM runs on. \
+The method that needs a pause for all of its memory (`paused`) is not tried then.
 
 Examples:
   vmrewind snapshot create web
@@ -64,11 +70,11 @@ pub(crate) fn run(session: &Session, arguments: CreateArguments) -> Result<(), C
 
 fn request(arguments: CreateArguments) -> Result<SnapshotCreate, Error> {
     let (vm, name) = match &arguments.name {
-        None if arguments.vm.contains('@') => {
-            let address: Address = arguments.vm.parse()?;
+        None if !arguments.vm.contains('@') => (arguments.vm.parse()?, None),
+        name => {
+            let address = address(&arguments.vm, name.as_deref())?;
             (address.vm, Some(address.snapshot))
         }
-        name => (arguments.vm.parse()?, name.as_deref().map(str::parse).transpose()?),
     };
     let mut labels = BTreeMap::new();
     for (key, value) in arguments.labels {
@@ -88,7 +94,12 @@ fn request(arguments: CreateArguments) -> Result<SnapshotCreate, Error> {
 }
 
 fn grade() -> impl TypedValueParser<Value = Grade> {
-    PossibleValuesParser::new(["live", "filesystem", "crash", "off"]).try_map(|text| text.parse::<Grade>())
+    // Nothing makes snapshots of that grade yet; a script that asks for it is refused what promises less all the same.
+    let filesystem = PossibleValue::new("filesystem").hide(true);
+    PossibleValuesParser::new(
+        ["live", "crash", "off"].map(PossibleValue::new).into_iter().chain([filesystem]),
+    )
+    .try_map(|text| text.parse::<Grade>())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -1,16 +1,17 @@
 //! `vmrewind snapshot delete`: deletes snapshots, after showing what goes.
 
 use clap::Args;
-use vmrewind_engine::{Address, DeletePlan, Error};
+use vmrewind_engine::DeletePlan;
 
 use crate::command_error::CommandError;
-use crate::confirm::{Deletion, confirm};
+use crate::commands::address::addresses;
+use crate::confirm::{Deletion, confirm, yes};
 use crate::output::human::{count, size};
 use crate::session::Session;
 
 /// Arguments of `snapshot delete`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(arg = yes(), after_help = "\
 Several snapshots of one VM are deleted all or none. A snapshot whose layers something else still \
 reads through is refused.
 
@@ -19,7 +20,7 @@ Examples:
   vmrewind snapshot delete web@old web@older
   vmrewind snapshot delete web@old -y")]
 pub(crate) struct DeleteArguments {
-    /// Addresses of the snapshots
+    /// Addresses of the snapshots; of one VM, VM NAME... means the same
     #[arg(value_name = "VM@NAME", required = true)]
     addresses: Vec<String>,
     /// Show what would be deleted, and delete nothing
@@ -32,8 +33,7 @@ pub(crate) struct DeleteArguments {
 /// # Errors
 /// `Refused` where nobody confirms; else as the engine's `snapshot_delete`.
 pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), CommandError> {
-    let addresses: Vec<Address> =
-        arguments.addresses.iter().map(|address| address.parse()).collect::<Result<_, Error>>()?;
+    let addresses = addresses(&arguments.addresses)?;
     let operation = session.operation()?;
     let plan = operation.snapshot_delete_plan(&addresses)?;
     if arguments.dry_run {

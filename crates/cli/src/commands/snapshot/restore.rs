@@ -4,6 +4,7 @@ use clap::Args;
 use vmrewind_engine::{RestoreMode, RestoreView, SnapshotRestore};
 
 use crate::command_error::CommandError;
+use crate::commands::address::address;
 use crate::output::human::{duration_ms, printable};
 use crate::session::Session;
 
@@ -18,9 +19,11 @@ Examples:
   vmrewind snapshot restore web@before-upgrade --paused
   vmrewind snapshot restore web@clean --discard-current")]
 pub(crate) struct RestoreArguments {
-    /// Address of the snapshot
+    /// Address of the snapshot; VM NAME means the same
     #[arg(value_name = "VM@NAME")]
     address: String,
+    #[arg(hide = true, value_name = "NAME")]
+    name: Option<String>,
     /// Don't let the guest run yet
     #[arg(long)]
     paused: bool,
@@ -38,7 +41,7 @@ pub(crate) struct RestoreArguments {
 /// As the engine's `snapshot_restore`.
 pub(crate) fn run(session: &Session, arguments: &RestoreArguments) -> Result<(), CommandError> {
     let request = SnapshotRestore {
-        address: arguments.address.parse()?,
+        address: address(&arguments.address, arguments.name.as_deref())?,
         only_id: None,
         paused: arguments.paused,
         eager: arguments.eager,

@@ -1,9 +1,10 @@
 //! `vmrewind snapshot show`: everything about one snapshot.
 
 use clap::Args;
-use vmrewind_engine::{Address, SnapshotView, WorkingSetView};
+use vmrewind_engine::{SnapshotView, WorkingSetView};
 
 use crate::command_error::CommandError;
+use crate::commands::address::address;
 use crate::output::human::{duration_ms, shell_words, size, time};
 use crate::output::table::pairs;
 use crate::session::Session;
@@ -15,9 +16,11 @@ Examples:
   vmrewind snapshot show web@before-upgrade
   vmrewind snapshot show web@before-upgrade --json | jq .memory.stored_bytes")]
 pub(crate) struct ShowArguments {
-    /// Address of the snapshot
+    /// Address of the snapshot; VM NAME means the same
     #[arg(value_name = "VM@NAME")]
     address: String,
+    #[arg(hide = true, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// Shows the snapshot.
@@ -25,7 +28,7 @@ pub(crate) struct ShowArguments {
 /// # Errors
 /// As the engine's `snapshot_show`.
 pub(crate) fn run(session: &Session, arguments: &ShowArguments) -> Result<(), CommandError> {
-    let address: Address = arguments.address.parse()?;
+    let address = address(&arguments.address, arguments.name.as_deref())?;
     let view = session.operation()?.snapshot_show(&address)?;
     session.output.result(&view, || pairs(&lines(&view), session.output.colours()))?;
     Ok(())

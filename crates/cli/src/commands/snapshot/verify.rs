@@ -1,9 +1,9 @@
 //! `vmrewind snapshot verify`: reads all of a snapshot and checks it.
 
 use clap::Args;
-use vmrewind_engine::Address;
 
 use crate::command_error::CommandError;
+use crate::commands::address::address;
 use crate::commands::snapshot::show::summary;
 use crate::session::Session;
 
@@ -16,9 +16,11 @@ is checked, and the base images are looked at for changes. Damage is exit status
 Examples:
   vmrewind snapshot verify web@before-upgrade")]
 pub(crate) struct VerifyArguments {
-    /// Address of the snapshot
+    /// Address of the snapshot; VM NAME means the same
     #[arg(value_name = "VM@NAME")]
     address: String,
+    #[arg(hide = true, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// Verifies the snapshot.
@@ -26,7 +28,7 @@ pub(crate) struct VerifyArguments {
 /// # Errors
 /// As the engine's `snapshot_verify`.
 pub(crate) fn run(session: &Session, arguments: &VerifyArguments) -> Result<(), CommandError> {
-    let address: Address = arguments.address.parse()?;
+    let address = address(&arguments.address, arguments.name.as_deref())?;
     let view = session.operation()?.snapshot_verify(&address)?;
     session.output.result(&view, || format!("{address}: sound ({})", summary(&view)))?;
     Ok(())

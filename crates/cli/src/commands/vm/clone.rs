@@ -1,9 +1,10 @@
 //! `vmrewind vm clone`: makes VMs of a snapshot.
 
 use clap::Args;
-use vmrewind_engine::{Address, CloneView, ClonesView, Error, ErrorKind, StartMode, VmClone};
+use vmrewind_engine::{CloneView, ClonesView, Error, ErrorKind, StartMode, VmClone};
 
 use crate::command_error::CommandError;
+use crate::commands::address::address_and_new;
 use crate::output::human::{count, duration_ms};
 use crate::session::Session;
 
@@ -24,12 +25,14 @@ Examples:
   vmrewind vm clone web@before-upgrade test --start --link-up \\
     --run-inside 'ip link set eth0 address 52:54:00:aa:bb:cc; hostnamectl set-hostname $VMREWIND_VM'")]
 pub(crate) struct CloneArguments {
-    /// Address of the snapshot
-    #[arg(value_name = "VM@SNAPSHOT")]
+    /// Address of the snapshot; VM NAME means the same
+    #[arg(value_name = "VM@NAME")]
     address: String,
     /// Name of the clone; with --count they are NEW-1 to NEW-N
     #[arg(value_name = "NEW")]
     name: String,
+    #[arg(hide = true, value_name = "NEW")]
+    third: Option<String>,
     /// Make this many
     #[arg(long, value_name = "N")]
     count: Option<u32>,
@@ -52,10 +55,10 @@ pub(crate) struct CloneArguments {
 /// # Errors
 /// As the engine's `vm_clone`; where some could not be started, after the result was printed.
 pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), CommandError> {
-    let address: Address = arguments.address.parse()?;
+    let (address, name) = address_and_new(&arguments.address, &arguments.name, arguments.third.as_deref())?;
     let request = VmClone {
         address,
-        name: arguments.name.parse()?,
+        name: name.parse()?,
         count: arguments.count,
         start: arguments.start,
         cold: arguments.cold,

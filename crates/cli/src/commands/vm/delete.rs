@@ -4,13 +4,13 @@ use clap::Args;
 use vmrewind_engine::{Error, VmDeletePlan};
 
 use crate::command_error::CommandError;
-use crate::confirm::{Deletion, confirm};
+use crate::confirm::{Deletion, confirm, yes};
 use crate::output::human::{count, size};
 use crate::session::Session;
 
 /// Arguments of `vm delete`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(arg = yes(), after_help = "\
 The base images, which were there before vmrewind, are never deleted.
 
 Examples:

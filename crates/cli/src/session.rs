@@ -1,8 +1,9 @@
 //! What every command is given: the global options, the output, and the engine on the root once it is asked for.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use vmrewind_engine::{Cancel, Engine, Error, Helper, Host, Operation, Result};
+use vmrewind_engine::{Cancel, Engine, Error, Helper, Host, Operation, RealDisk, Result};
 
 use crate::command_error::CommandError;
 use crate::global::GlobalOptions;
@@ -81,6 +82,7 @@ fn host() -> Result<Host> {
     Ok(Host {
         clock: host::clock()?,
         random: host::random()?,
+        disk: Arc::new(RealDisk),
         helper: Helper::this_program()?,
         steps: host::steps(),
     })

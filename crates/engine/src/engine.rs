@@ -15,6 +15,7 @@ use crate::lazy::{self, Charge};
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::VmRecord;
+use crate::root::file::Files;
 use crate::root::lock::VmLock;
 use crate::root::{Root, VmFolder};
 
@@ -95,7 +96,7 @@ impl Engine {
     /// # Errors
     /// `Refused` for a root of a newer format or a folder that is no root, `Failed` without permission.
     pub fn open(path: &Path, host: Host) -> Result<Self> {
-        let root = Root::open(path)?;
+        let root = Root::open(path, Files::on(Arc::clone(&host.disk)))?;
         let store = Arc::new(open_store(&root)?);
         let engine = Self { root, store, host };
         engine.sweep_gone_vms();
@@ -129,6 +130,7 @@ impl Operation {
         // First: the recovery talks to a QEMU that may wait for its memory.
         lazy::bring_up_to_date(&self.ctx, &self.charge(name, &locked.folder), true)?;
         self.ledger(&locked.folder).recover()?;
+        locked.folder.sweep_unfinished();
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })
     }

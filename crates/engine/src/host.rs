@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use vmrewind_files::Disk;
+
 use crate::context::Steps;
 use crate::error::{Context as _, Result};
 
@@ -67,6 +69,8 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
     pub random: Arc<dyn Random>,
+    /// What makes the root's files last.
+    pub disk: Arc<dyn Disk>,
     /// The program that watches over pauses and serves memory, as a process of its own.
     pub helper: Helper,
     /// Hears of steps, in tests.

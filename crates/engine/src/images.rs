@@ -127,12 +127,13 @@ pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::root::file::Files;
 
     /// Guards every image that anything still refers to: gc removes the others.
     #[test]
     fn an_image_that_is_mentioned_anywhere_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(folder.path()).unwrap();
+        let root = Root::open(folder.path(), Files::of_this_host()).unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join("vms").join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -11,8 +11,6 @@
 //! A layer that was switched to is kept rather than folded back: that takes no time, space or job in QEMU, and there
 //! is no moment at which it could be unknown which of two layers is newer. The disks' content is the same.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use vmrewind_store::Store;
@@ -27,7 +25,6 @@ use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan}
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::root::file::{remove_file, sync_dir, sync_file};
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
 
@@ -196,10 +193,10 @@ impl Ledger<'_> {
         plan.record.save(self.folder)?;
         self.ctx.reached("record-written");
         for id in &plan.remove {
-            remove_file(&self.folder.manifest(id))?;
-            remove_file(&self.folder.working_set(id))?;
+            self.folder.files().remove_file(&self.folder.manifest(id))?;
+            self.folder.files().remove_file(&self.folder.working_set(id))?;
         }
-        sync_dir(&self.folder.snapshots())?;
+        self.folder.files().sync_dir(&self.folder.snapshots())?;
         self.ctx.reached("manifests-removed");
         self.remove_layers(&plan.remove_layers)?;
         self.ctx.reached("layers-removed");
@@ -211,8 +208,8 @@ impl Ledger<'_> {
 
     fn remove_layers(&self, layers: &[Overlay]) -> Result<()> {
         for layer in layers {
-            remove_file(&self.folder.layer(&layer.disk, &layer.layer))?;
-            sync_dir(&self.folder.disk(&layer.disk))?;
+            self.folder.files().remove_file(&self.folder.layer(&layer.disk, &layer.layer))?;
+            self.folder.files().sync_dir(&self.folder.disk(&layer.disk))?;
         }
         Ok(())
     }
@@ -225,9 +222,11 @@ impl Ledger<'_> {
     fn sync_layers(&self, plan: &RedoPlan) -> Result<()> {
         for manifest in &plan.write {
             for disk in &manifest.disks {
-                sync_file(&self.folder.layer(&disk.name, &disk.layer)).map_err(|error| {
-                    error.while_doing(format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name))
-                })?;
+                self.folder.files().sync_file(&self.folder.layer(&disk.name, &disk.layer)).map_err(
+                    |error| {
+                        error.while_doing(format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name))
+                    },
+                )?;
             }
         }
         Ok(())
@@ -237,7 +236,7 @@ impl Ledger<'_> {
     fn freeze(&self, manifest: &Manifest) {
         for disk in &manifest.disks {
             let path = self.folder.layer(&disk.name, &disk.layer);
-            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o400));
+            let _ = self.folder.files().set_mode(&path, 0o400);
         }
     }
 }

@@ -70,3 +70,4 @@ pub use view::{
     DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode, RestoreProgress, RestoreView,
     SnapshotDisk, SnapshotView, VmView, WorkingSetView,
 };
+pub use vmrewind_files::{Disk, RealDisk};

@@ -27,6 +27,7 @@ impl Random for Still {
 pub(crate) fn host() -> Host {
     Host {
         clock: Arc::new(Still),
+        disk: Arc::new(vmrewind_files::RealDisk),
         random: Arc::new(Still),
         helper: Helper::open(Path::new("/bin/true")).unwrap(),
         steps: None,

@@ -30,4 +30,4 @@ pub use disk::{Disk, DiskFile, PRIVATE_DIR, PRIVATE_FILE};
 pub use flock::{Flock, Kind, Wait};
 pub use real::RealDisk;
 pub use tree::{make_dirs, remove_tree};
-pub use whole::{TEMPORARY, copy, replace_volatile, write_atomic};
+pub use whole::{replace_volatile, unfinished, write_atomic, write_new};

@@ -6,8 +6,17 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, PRIVATE_FILE};
 
-/// How the name of a file ends that is not finished. It means nothing: its writer died, or is about to rename it.
-pub const TEMPORARY: &str = ".tmp";
+/// How the name of a file ends that is not finished.
+const TEMPORARY: &str = ".tmp";
+
+/// The name that an unfinished next content is for: `X` of `X.0123456789abcdef.tmp`. `None` for any other file.
+///
+/// Such a file means nothing: its writer died, or is about to rename it. Who removes one that is still written makes that
+/// write fail, and nothing else.
+pub fn unfinished(path: &Path) -> Option<&str> {
+    let (name, random) = path.file_name()?.to_str()?.strip_suffix(TEMPORARY)?.rsplit_once('.')?;
+    (random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+}
 
 /// Makes `path` hold exactly `bytes`, durable when this returns.
 ///
@@ -32,14 +41,12 @@ pub fn replace_volatile(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Resul
     replace(disk, path, bytes, Lasts::No)
 }
 
-/// Copies the file `from`, of at most `most` bytes, to `to`, which is not there yet. Its data is synced; its entry is the
-/// caller's to sync.
+/// Makes the file `path`, which is not there yet. Its data is synced; its entry is the caller's to sync.
 ///
 /// # Errors
-/// What the system says; what was written of `to` is removed.
-pub fn copy(disk: &dyn Disk, from: &Path, to: &Path, most: u64) -> io::Result<()> {
-    let bytes = disk.read(from, most)?;
-    fill(disk, to, &bytes, Lasts::Yes)
+/// What the system says; what was written of it is removed.
+pub fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fill(disk, path, bytes, Lasts::Yes)
 }
 
 /// The one place where a file is put into the place of another.
@@ -113,6 +120,16 @@ mod tests {
         assert_eq!(left, 1, "no temporary file stays");
     }
 
+    /// Guards files that only look like ours from being swept, and what a dead writer left from staying.
+    #[test]
+    fn unfinished_files_are_known() {
+        let path = Path::new("/x/vm.json");
+        assert_eq!(unfinished(&temporary(&RealDisk, path).unwrap()), Some("vm.json"));
+        for other in ["vm.json", "vm.json.tmp", "vm.json.0123456789abcdeg.tmp", "vm.json.0123.tmp", ".tmp"] {
+            assert_eq!(unfinished(Path::new(other)), None, "{other}");
+        }
+    }
+
     /// Guards the old content, and the folder, where the new can't be put in place.
     #[test]
     fn a_failure_leaves_what_was() {
@@ -122,7 +139,8 @@ mod tests {
         write_atomic(&RealDisk, &path, b"new").unwrap_err();
         assert!(path.join("full").is_dir());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        copy(&RealDisk, &dir.path().join("none"), &dir.path().join("to"), 10).unwrap_err();
-        assert!(!dir.path().join("to").exists());
+        std::fs::write(dir.path().join("taken"), b"old").unwrap();
+        write_new(&RealDisk, &dir.path().join("taken"), b"new").unwrap_err();
+        assert_eq!(std::fs::read(dir.path().join("taken")).unwrap(), b"old");
     }
 }

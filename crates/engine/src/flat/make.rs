@@ -17,7 +17,7 @@ use crate::images::{image_id, store_error};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::replay::feed::{Feed, fresh_memory};
-use crate::root::file::{free_bytes, io_error, remove_file, write_json};
+use crate::root::file::{Files, io_error};
 use crate::vm::process::boot_id;
 
 /// What must stay free on the file system besides the file.
@@ -52,9 +52,10 @@ impl Operation {
             Err(why) => return Ok(Err(NotShared(why))),
         };
         let space = reader.spaces().get(at).ok_or_else(|| Error::damaged("a memory image lacks a block"))?;
-        check_space(folder, reader.data_bytes())?;
+        let files = self.root.files();
+        check_space(files, folder, reader.data_bytes())?;
         // A note of files that were there before would make these look whole.
-        remove_file(&folder.join(NOTE))?;
+        files.remove_file(&folder.join(NOTE))?;
         self.write_ram(&reader, space.index, &folder.join("ram"))?;
         let feed = Feed {
             ctx: &self.ctx,
@@ -76,7 +77,7 @@ impl Operation {
             block: space.name.clone(),
             bytes: space.len,
         };
-        write_json(&folder.join(NOTE), &note)?;
+        files.write_json(&folder.join(NOTE), &note)?;
         Ok(Ok(()))
     }
 
@@ -86,7 +87,7 @@ impl Operation {
             self.ctx.progress(Work::WritingMemoryFile, done_bytes, total_bytes)
         };
         // One that a dead command left is not to be continued.
-        remove_file(path)?;
+        self.root.files().remove_file(path)?;
         let written = reader.write_flat(space, path, &mut progress);
         self.check_cancel("writing the memory file")?;
         written
@@ -101,8 +102,8 @@ fn create(path: &Path) -> Result<File> {
 }
 
 /// Fails early where the file system has no room for so much data.
-fn check_space(folder: &Path, data_bytes: u64) -> Result<()> {
-    let Some(free_bytes) = free_bytes(folder) else { return Ok(()) };
+fn check_space(files: &Files, folder: &Path, data_bytes: u64) -> Result<()> {
+    let Some(free_bytes) = files.free_bytes(folder) else { return Ok(()) };
     let needed_bytes = data_bytes.saturating_add(SPARE_BYTES);
     if free_bytes >= needed_bytes {
         return Ok(());

@@ -26,7 +26,7 @@ use crate::engine::{Engine, Operation};
 use crate::error::{Context, Error, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
-use crate::root::file::{io_error, make_dir, read_json};
+use crate::root::file::{Files, io_error};
 use crate::root::lock::cannot_lock;
 use crate::vm::process::boot_id;
 
@@ -63,8 +63,8 @@ struct Note {
 
 impl Note {
     /// The note of a memory file that is whole; one that can't be read is as good as none.
-    fn good(folder: &Path, image: &str) -> Option<Self> {
-        let note = read_json::<Self>(&folder.join(NOTE), RECORD_VERSION).ok().flatten()?;
+    fn good(files: &Files, folder: &Path, image: &str) -> Option<Self> {
+        let note = files.read_json::<Self>(&folder.join(NOTE), RECORD_VERSION).ok().flatten()?;
         (note.image == image && note.boot == boot_id() && note.fits(folder)).then_some(note)
     }
 
@@ -101,23 +101,23 @@ impl Flat {
     }
 
     /// The memory file of an image if there is a good one.
-    fn open(folder: &Path, image: &str) -> Result<Option<Self>> {
+    fn open(files: &Files, folder: &Path, image: &str) -> Result<Option<Self>> {
         let Some(lock) = lock_file(folder, Kind::Shared)? else { return Ok(None) };
-        Ok(Note::good(folder, image).map(|note| Self { folder: folder.to_owned(), note, lock }))
+        Ok(Note::good(files, folder, image).map(|note| Self { folder: folder.to_owned(), note, lock }))
     }
 }
 
 /// Removes a memory file whose lock the caller holds alone. Failures can wait.
-fn remove_files(folder: &Path) {
+fn remove_files(files: &Files, folder: &Path) {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
     // The note goes first: without it nothing is taken for whole. The lock goes last: who waits for it then finds that it was
     // removed, and can begin anew at once, so the folder goes only if it is empty.
     names.sort_by_key(|name| name != NOTE);
     for name in names.iter().map(PathBuf::from).chain([PathBuf::from("lock")]) {
-        let _ = fs::remove_file(folder.join(name));
+        let _ = files.remove_file(&folder.join(name));
     }
-    let _ = fs::remove_dir(folder);
+    let _ = files.remove_dir(folder);
 }
 
 /// Opens and locks the lock file of a flat folder. `None` where there is none or others hold it.
@@ -144,10 +144,10 @@ impl Operation {
         let mut in_use_since = None;
         loop {
             self.check_cancel("waiting for a memory file")?;
-            if let Some(flat) = Flat::open(&folder, image)? {
+            if let Some(flat) = Flat::open(self.root.files(), &folder, image)? {
                 return Ok(Ok(flat));
             }
-            make_dir(&folder)?;
+            self.root.files().make_dir(&folder)?;
             let path = folder.join("lock");
             // The file only: the lock is taken below, by one who looks whether it is still there.
             match fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
@@ -158,11 +158,11 @@ impl Operation {
             }
             match lock_file(&folder, Kind::Exclusive)? {
                 // Another command made it since it was looked for.
-                Some(_) if Note::good(&folder, image).is_some() => {}
+                Some(_) if Note::good(self.root.files(), &folder, image).is_some() => {}
                 Some(_lock) => {
                     let made = self.make_flat(&folder, image, hardware);
                     if !matches!(made, Ok(Ok(()))) {
-                        remove_files(&folder);
+                        remove_files(self.root.files(), &folder);
                     }
                     if let Err(why) = made? {
                         return Ok(Err(why));
@@ -194,7 +194,7 @@ impl Engine {
             let Ok(Some(lock)) = lock_file(&folder, Kind::Exclusive) else {
                 continue;
             };
-            remove_files(&folder);
+            remove_files(self.root.files(), &folder);
             drop(lock);
         }
     }

@@ -13,7 +13,7 @@ use crate::layers::qcow2;
 use crate::record::RECORD_VERSION;
 use crate::record::vm::{BaseLayer, CloneOrigin, DiskRecord, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{io_error, read_json};
+use crate::root::file::io_error;
 use crate::root::lock::VmLock;
 
 /// A clone of a VM, as far as it needs that VM.
@@ -47,7 +47,7 @@ pub(crate) fn clones_of(parent: &VmFolder, id: &VmId) -> Result<Vec<CloneOf>> {
     for entry in fs::read_dir(vms).map_err(cannot)? {
         let entry = entry.map_err(cannot)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let folder = VmFolder::at(entry.path());
+        let folder = parent.beside(&entry.file_name());
         let is_draft = name.starts_with(".new-") && is_being_made(&folder);
         if name.starts_with('.') && !is_draft {
             continue;
@@ -59,7 +59,7 @@ pub(crate) fn clones_of(parent: &VmFolder, id: &VmId) -> Result<Vec<CloneOf>> {
 }
 
 fn clone_of(folder: &VmFolder, name: &str, parent: &VmFolder, id: &VmId) -> Result<Option<CloneOf>> {
-    let record: VmRecord = match read_json(&folder.record(), RECORD_VERSION) {
+    let record: VmRecord = match folder.files().read_json(&folder.record(), RECORD_VERSION) {
         Ok(Some(record)) => record,
         Ok(None) => return Ok(None),
         Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Refused) => {

@@ -10,12 +10,10 @@
 //! cluster 3 and on   L1 table: zeros, nothing is allocated
 //! ```
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::root::file::io_error;
+use crate::root::file::{Files, io_error};
 
 const CLUSTER: u64 = 64 << 10;
 const CLUSTER_BITS: u32 = 16;
@@ -39,11 +37,11 @@ pub(crate) struct Backing<'a> {
     pub(crate) virtual_bytes: u64,
 }
 
-/// Writes the file at `path`, replacing what is there; its data is synced when it returns.
+/// Writes the file at `path`, where there is none yet; its data is synced when it returns.
 ///
 /// # Errors
 /// `Failed`; what was written is left, and means nothing.
-pub(crate) fn write(path: &Path, backing: &Backing<'_>) -> Result<()> {
+pub(crate) fn write(files: &Files, path: &Path, backing: &Backing<'_>) -> Result<()> {
     let l1_entries = backing.virtual_bytes.div_ceil(L1_COVERS).max(1);
     if backing.file.len() > NAME_MAX || backing.format.len() > 64 || l1_entries > L1_ENTRIES_MAX {
         return Err(Error::failed(format!(
@@ -53,13 +51,13 @@ pub(crate) fn write(path: &Path, backing: &Backing<'_>) -> Result<()> {
     }
     let clusters = 3 + (l1_entries * 8).div_ceil(CLUSTER);
     let counts: Vec<u8> = (0..clusters).flat_map(|_| 1_u16.to_be_bytes()).collect();
-    let write = || {
-        let file = File::create(path)?;
+    let mut file = files.create(path)?;
+    let mut write = || {
         file.set_len(clusters * CLUSTER)?;
-        file.write_all_at(&header(backing, l1_entries), 0)?;
-        file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
-        file.write_all_at(&counts, 2 * CLUSTER)?;
-        file.sync_all()
+        file.write_at(0, &header(backing, l1_entries))?;
+        file.write_at(CLUSTER, &(2 * CLUSTER).to_be_bytes())?;
+        file.write_at(2 * CLUSTER, &counts)?;
+        file.sync()
     };
     write().map_err(|error| io_error(&format!("cannot write layer '{}'", path.display()), error))
 }
@@ -129,7 +127,9 @@ mod tests {
             let info = run("qemu-img", &["info", "--output=json", "-f", base, "base"]);
             let info: serde_json::Value = serde_json::from_str(&info).unwrap();
             let virtual_bytes = info["virtual-size"].as_u64().unwrap();
-            write(&path, &Backing { file: "base", format: base, virtual_bytes }).unwrap();
+            let _ = std::fs::remove_file(&path);
+            write(&Files::of_this_host(), &path, &Backing { file: "base", format: base, virtual_bytes })
+                .unwrap();
             run("qemu-img", &["check", "-f", "qcow2", "delta"]);
             assert!(qcow2::is_empty(&path).unwrap());
             run("qemu-io", &["-f", "qcow2", "-c", "read -P 7 1M 64k", "-c", "write -P 9 8M 3M", "delta"]);
@@ -152,7 +152,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = "x".repeat(1024);
         let path = dir.path().join("delta");
-        let error = write(&path, &Backing { file: &long, format: "raw", virtual_bytes: 512 }).unwrap_err();
+        let backing = Backing { file: &long, format: "raw", virtual_bytes: 512 };
+        let error = write(&Files::of_this_host(), &path, &backing).unwrap_err();
         assert!(error.to_string().contains("beyond"), "{error}");
     }
 }

@@ -6,7 +6,6 @@ use crate::layers::qcow2;
 use crate::record::journal::Overlay;
 use crate::record::vm::{BaseLayer, DiskRecord};
 use crate::root::VmFolder;
-use crate::root::file::{free_bytes, make_dir, remove_file, sync_dir};
 
 /// What new layers and the VM's records take at most, for any common number and size of disks.
 const ROOM_BYTES: u64 = 2 << 20;
@@ -17,7 +16,7 @@ const ROOM_BYTES: u64 = 2 << 20;
 /// layer of ours, so that a root can be moved, and as recorded for the base.
 pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> Result<()> {
     let directory = folder.disk(&disk.name);
-    make_dir(&directory)?;
+    folder.files().make_dir(&directory)?;
     let path = folder.layer(&disk.name, &overlay.layer);
     let (backing, format) = match &overlay.parent {
         Some(parent) => (format!("{parent}.qcow2"), "qcow2"),
@@ -27,17 +26,17 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
         }
     };
     let virtual_bytes = virtual_bytes(folder, disk, overlay)?;
-    delta_file::write(&path, &Backing { file: &backing, format, virtual_bytes })
+    delta_file::write(folder.files(), &path, &Backing { file: &backing, format, virtual_bytes })
         .inspect_err(|_| {
-            let _ = remove_file(&path);
+            let _ = folder.files().remove_file(&path);
         })
         .map_err(|error| error.while_doing(format!("cannot make a new layer for disk '{}'", disk.name)))?;
-    sync_dir(&directory)
+    folder.files().sync_dir(&directory)
 }
 
 /// Fails where there is no room for new layers: before a running guest is given up for them.
 pub(crate) fn check_room(folder: &VmFolder) -> Result<()> {
-    match free_bytes(folder.path()) {
+    match folder.files().free_bytes(folder.path()) {
         Some(free) if free < ROOM_BYTES => Err(Error::failed(format!(
             "not enough space for new layers: {} KiB are needed, {} KiB are free",
             ROOM_BYTES >> 10,

@@ -17,7 +17,6 @@ use crate::ids::SnapshotId;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
-use crate::root::file::{io_error, read_json, remove_file};
 use crate::root::lock::cannot_lock;
 use crate::vm::run_folder;
 
@@ -76,12 +75,12 @@ impl LazyRecord {
     ///
     /// A record that can't be read is as good as none: it is not synced, and a page server that lives has it in memory.
     pub(crate) fn load(folder: &VmFolder) -> Option<Self> {
-        read_json(&folder.lazy(), RECORD_VERSION).ok().flatten()
+        folder.files().read_json(&folder.lazy(), RECORD_VERSION).ok().flatten()
     }
 
     /// Writes the record; whole, or not at all.
     pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
-        write_volatile(&folder.lazy(), self)
+        folder.files().write_volatile(&folder.lazy(), self)
     }
 
     /// Removes the record if it is still this one. Another command can have begun the next restore since it was read.
@@ -93,9 +92,9 @@ impl LazyRecord {
     /// Removes the record.
     pub(crate) fn remove(folder: &VmFolder) -> Result<()> {
         if let Some(run) = run_folder::existing(folder) {
-            remove_file(&run.join(PROGRESS))?;
+            folder.files().remove_file(&run.join(PROGRESS))?;
         }
-        remove_file(&folder.lazy()).map(drop)
+        folder.files().remove_file(&folder.lazy())
     }
 }
 
@@ -113,19 +112,8 @@ impl LazyProgress {
     /// Writes it.
     pub(crate) fn save(self, folder: &VmFolder) -> Result<()> {
         let run = run_folder::existing(folder).unwrap_or_else(|| folder.run());
-        write_volatile(&run.join(PROGRESS), &self)
+        folder.files().write_volatile(&run.join(PROGRESS), &self)
     }
-}
-
-/// Replaces a file whole, without making it last. Several processes can do so at once.
-fn write_volatile<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()> {
-    let bytes = serde_json::to_vec(value).context(|| format!("cannot encode '{}'", path.display()))?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    fs::write(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path))
-        .inspect_err(|_| drop(fs::remove_file(&temporary)))
-        .map_err(|error| io_error(&format!("cannot write '{}'", path.display()), error))
 }
 
 /// How long others may look whether the lock is held, before it counts as held.

@@ -21,6 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::host::Helper;
 use crate::ids::VmName;
 use crate::record::journal::ProcessMark;
+use crate::root::file::Files;
 use crate::root::{Root, VmFolder};
 use crate::vm::process::Process;
 use crate::vm::session::inherit;
@@ -85,7 +86,7 @@ pub fn serve_pages(server: PageServer) -> Result<()> {
     let unknown = || Error::usage(format!("'{}' is no part of the page server", server.role.escape_debug()));
     let role = Role::of(&server.role).ok_or_else(unknown)?;
     let name: VmName = server.vm.parse()?;
-    let root = Root::open(&server.root)?;
+    let root = Root::open(&server.root, Files::of_this_host())?;
     let folder = root.vm(&name);
     match role {
         Role::Begin | Role::Revive => {

@@ -15,7 +15,6 @@ use crate::error::Result;
 use crate::ids::SnapshotId;
 use crate::record::RECORD_VERSION;
 use crate::root::VmFolder;
-use crate::root::file::{read_json, write_json};
 
 /// Most pages in a working set: 64 MiB, which are on their way in a tenth of a second.
 const MAX_PAGES: usize = 16 << 10;
@@ -42,13 +41,14 @@ impl WorkingSet {
     pub(crate) fn load(folder: &VmFolder, snapshot: &SnapshotId) -> Option<Self> {
         let path = folder.working_set(snapshot);
         let short = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= MAX_FILE_BYTES);
-        let set: Self = short.then(|| read_json(&path, RECORD_VERSION).ok().flatten()).flatten()?;
+        let set: Self =
+            short.then(|| folder.files().read_json(&path, RECORD_VERSION).ok().flatten()).flatten()?;
         (set.pages() <= MAX_PAGES as u64).then_some(set)
     }
 
     /// Writes it; whole, or not at all.
     pub(crate) fn save(&self, folder: &VmFolder, snapshot: &SnapshotId) -> Result<()> {
-        write_json(&folder.working_set(snapshot), self)
+        folder.files().write_json(&folder.working_set(snapshot), self)
     }
 
     /// The set with what a restore has shown. What was asked for early came too late, and goes first next time; what was

@@ -6,8 +6,6 @@
 //! ```
 //! A crash leaves drafts, which the next command removes, and clones, each of them whole.
 
-use std::fs;
-
 use crate::engine::{Held, Operation};
 use crate::error::{ErrorKind, Result};
 use crate::identity::Identity;
@@ -20,7 +18,6 @@ use crate::record::journal::Overlay;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::{BaseLayer, BaseRecord, CloneOrigin, DiskRecord, LayerRecord, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{private_dir, sync_dir};
 use crate::root::lock::VmLock;
 use crate::vm::run_folder;
 
@@ -57,7 +54,7 @@ impl Operation {
         });
         let filled = made.and_then(|()| self.fill_all(&drafts));
         if let Err(error) = filled {
-            drafts.iter().for_each(|draft| drop(fs::remove_dir_all(draft.folder.path())));
+            drafts.iter().for_each(|draft| drop(self.root.files().remove_tree(draft.folder.path())));
             return Err(error);
         }
         self.let_appear(drafts)
@@ -65,8 +62,8 @@ impl Operation {
 
     /// Makes a draft's folder, and takes its lock.
     fn begin(&self, record: VmRecord) -> Result<Draft> {
-        let folder = VmFolder::at(self.root.vms().join(format!(".new-{}", record.id)));
-        private_dir(folder.path())?;
+        let folder = self.root.draft(&record.id);
+        folder.files().private_dir(folder.path())?;
         let lock = VmLock::try_take(&folder.lock())?;
         Ok(Draft { folder, record, _lock: lock })
     }
@@ -90,14 +87,14 @@ impl Operation {
                 failed = self.rename_draft(&draft.record.name, &draft.folder).err();
             }
             if failed.is_some() {
-                let _ = fs::remove_dir_all(draft.folder.path());
+                let _ = self.root.files().remove_tree(draft.folder.path());
                 continue;
             }
             self.ctx.reached("clone-appeared");
             let _ = run_folder::prepare(&self.root.vm(&draft.record.name), &draft.record.id);
             appeared.push(draft.record);
         }
-        match failed.or(sync_dir(&self.root.vms()).err()) {
+        match failed.or(self.root.files().sync_dir(&self.root.vms()).err()) {
             None => Ok(appeared),
             Some(error) if appeared.is_empty() => Err(error),
             Some(error) => {
@@ -163,8 +160,8 @@ fn bases(making: &Making<'_>) -> Result<Vec<(String, BaseRecord)>> {
 /// Fills a draft's folder, durably.
 fn fill(draft: &Draft) -> Result<()> {
     let folder = &draft.folder;
-    private_dir(&folder.snapshots())?;
-    private_dir(&folder.path().join("layers"))?;
+    folder.files().private_dir(&folder.snapshots())?;
+    folder.files().private_dir(&folder.path().join("layers"))?;
     for disk in &draft.record.disks {
         overlay::make(
             folder,

@@ -37,7 +37,6 @@ use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::root::file::sync_file;
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::end::end_process;
 use crate::vm::process::Process;
@@ -378,7 +377,8 @@ fn ended_after_all(held: &Held, process: &Process) -> Error {
 fn sync_ahead(held: &Held) {
     let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
     let layers: Vec<PathBuf> = layers.collect();
-    let sync = move || layers.iter().for_each(|layer| drop(sync_file(layer)));
+    let files = held.folder.files().clone();
+    let sync = move || layers.iter().for_each(|layer| drop(files.sync_file(layer)));
     // Whether it works shows when it matters, at the commit.
     let _ = std::thread::Builder::new().name("sync".into()).spawn(sync);
 }

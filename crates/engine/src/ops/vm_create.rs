@@ -22,7 +22,7 @@ use crate::record::RECORD_VERSION;
 use crate::record::journal::Overlay;
 use crate::record::vm::{BaseRecord, DiskRecord, Hardware, LayerRecord, MediumRecord, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{io_error, make_dir, sync_dir, sync_file};
+use crate::root::file::io_error;
 use crate::root::lock::VmLock;
 use crate::view::VmView;
 use crate::vm::program::{self, Program};
@@ -91,14 +91,13 @@ impl Operation {
     pub fn vm_create(&self, request: &VmCreate) -> Result<VmView> {
         self.check_name_free(&request.name)?;
         let id = VmId::random(&self.ctx.host);
-        let draft = self.root.vms().join(format!(".new-{id}"));
-        let draft = VmFolder::at(draft);
-        make_dir(draft.path())?;
+        let draft = self.root.draft(&id);
+        self.root.files().make_dir(draft.path())?;
         // Held until the VM appears: a draft whose lock is free belongs to a command that died.
         let _lock = VmLock::try_take(&draft.lock())?;
         let made = self.make(request, &id, &draft).and_then(|()| self.appear(&request.name, &draft));
         if let Err(error) = made {
-            let _ = fs::remove_dir_all(draft.path());
+            let _ = self.root.files().remove_tree(draft.path());
             return Err(error);
         }
         // Made now so that its path is known before the first start, which makes it anew and reports what is wrong.
@@ -124,7 +123,7 @@ impl Operation {
         let line = CommandLine::parse(&hardware.command_line)
             .context(|| "cannot read the QEMU command line".into())?;
         let disks = self.look_at_disks(&line, request, draft)?;
-        make_dir(&draft.snapshots())?;
+        draft.files().make_dir(&draft.snapshots())?;
         let media = self.look_at_media(&line, request)?;
         let mut records = Vec::new();
         for (spec, base) in disks {
@@ -143,7 +142,7 @@ impl Operation {
             first_start: None,
         }
         .save(draft)?;
-        sync_dir(draft.path())
+        draft.files().sync_dir(draft.path())
     }
 
     /// Looks at the images that the VM can only read: they can name other files just as well.
@@ -264,8 +263,9 @@ impl Operation {
                     .hint("install it (Debian and Ubuntu: package ovmf)")
             })?;
         let copy = draft.path().join("uefi-vars.fd");
-        fs::copy(template, &copy).map_err(|error| io_error(&format!("cannot copy '{template}'"), error))?;
-        sync_file(&copy)?;
+        let template =
+            fs::read(template).map_err(|error| io_error(&format!("cannot read '{template}'"), error))?;
+        draft.files().write_new(&copy, &template)?;
         let last = self.root.vm(name).path().join("uefi-vars.fd");
         let vars = last.to_str().ok_or_else(|| Error::usage("the root's path is not UTF-8"))?;
         Ok(UefiFiles { code: (*code).into(), vars: vars.to_owned() })
@@ -274,14 +274,14 @@ impl Operation {
     /// Lets the VM appear under its name, whole.
     fn appear(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
         self.rename_draft(name, draft)?;
-        sync_dir(&self.root.vms())
+        self.root.files().sync_dir(&self.root.vms())
     }
 
     /// Gives a draft its VM's name. That lasts once the folder of VMs is synced.
     pub(super) fn rename_draft(&self, name: &VmName, draft: &VmFolder) -> Result<()> {
         let target = self.root.vm(name);
         // A rename onto a VM's folder fails, since that is not empty: two creations can't both win.
-        fs::rename(draft.path(), target.path()).map_err(|error| {
+        self.root.files().rename(draft.path(), target.path()).map_err(|error| {
             if matches!(
                 error.kind(),
                 std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists

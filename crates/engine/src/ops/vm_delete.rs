@@ -16,7 +16,7 @@ use crate::layers::clones::clones_of;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::root::file::{allocated_bytes, io_error, sync_dir};
+use crate::root::file::{allocated_bytes, io_error};
 use crate::root::lock::VmLock;
 use crate::vm::end::end_process;
 use crate::vm::process::Process;
@@ -75,17 +75,16 @@ impl Operation {
     fn delete_held(&self, held: &HeldVm) -> Result<VmDeletePlan> {
         let plan = plan(self, held)?;
         let name = &held.record.name;
-        let gone = self.root.vms().join(format!(".gone-{}", held.record.id));
-        fs::rename(held.folder.path(), &gone)
+        let (files, gone) = (self.root.files(), self.root.gone(&held.record.id));
+        files
+            .rename(held.folder.path(), gone.path())
             .map_err(|error| io_error(&format!("cannot delete VM '{name}'"), error))?;
-        sync_dir(&self.root.vms()).and_then(|()| sweep_gone(&self.store, &VmFolder::at(gone))).map_err(
-            |error| {
-                error
-                    .while_doing(format!("VM '{name}' is gone, but not all of its files"))
-                    .with_kind(ErrorKind::Partial)
-                    .hint("the next vmrewind command on this root goes on removing them")
-            },
-        )?;
+        files.sync_dir(&self.root.vms()).and_then(|()| sweep_gone(&self.store, &gone)).map_err(|error| {
+            error
+                .while_doing(format!("VM '{name}' is gone, but not all of its files"))
+                .with_kind(ErrorKind::Partial)
+                .hint("the next vmrewind command on this root goes on removing them")
+        })?;
         Ok(plan)
     }
 }
@@ -93,15 +92,12 @@ impl Operation {
 impl Engine {
     /// Removes what crashed commands left of VMs that were never whole or are deleted. Failures can wait.
     pub(crate) fn sweep_gone_vms(&self) {
-        let Ok(entries) = fs::read_dir(self.root.vms()) else { return };
-        for entry in entries.filter_map(std::result::Result::ok) {
-            let path = entry.path();
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
+        for folder in self.root.vm_folders().unwrap_or_default() {
+            let name = folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with(".gone-") {
-                let _ = sweep_gone(&self.store, &VmFolder::at(path));
-            } else if name.starts_with(".new-") && abandoned(&VmFolder::at(path.clone())) {
-                let _ = fs::remove_dir_all(path);
+                let _ = sweep_gone(&self.store, &folder);
+            } else if name.starts_with(".new-") && abandoned(&folder) {
+                let _ = self.root.files().remove_tree(folder.path());
             }
         }
     }
@@ -119,12 +115,7 @@ fn sweep_gone(store: &Store, gone: &VmFolder) -> Result<()> {
         }
     }
     run_folder::remove_short(gone);
-    match fs::remove_dir_all(gone.path()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io_error(&format!("cannot remove '{}'", gone.path().display()), error))
-        }
-        _ => Ok(()),
-    }
+    gone.files().remove_tree(gone.path())
 }
 
 /// Refuses a VM on whose layers others lie.

@@ -21,7 +21,6 @@ use crate::record::RECORD_VERSION;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::root::file::{read_json, remove_file, sync_parent, write_json};
 
 /// The journal's content.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -141,12 +140,12 @@ impl Journal {
 
     /// Reads the journal of the VM in `folder`, if an operation was under way.
     pub(crate) fn load(folder: &VmFolder) -> Result<Option<Self>> {
-        read_json(&folder.journal(), RECORD_VERSION)
+        folder.files().read_json(&folder.journal(), RECORD_VERSION)
     }
 
     /// Writes the journal, durable when it returns.
     pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
-        write_json(&folder.journal(), self)
+        folder.files().write_json(&folder.journal(), self)
     }
 
     /// Whether an operation that has prepared itself may be undone. Not where its journal can't be read: it may be decided.
@@ -159,8 +158,8 @@ impl Journal {
     /// That lasts once the folder is synced. Where it can't be, the operation is over all the same: a journal that a
     /// crash brings back is carried out again, and the next operation begins with a journal that is durable.
     pub(crate) fn clear(folder: &VmFolder) -> Result<()> {
-        remove_file(&folder.journal())?;
-        if let Err(error) = sync_parent(&folder.journal()) {
+        folder.files().remove_file(&folder.journal())?;
+        if let Err(error) = folder.files().sync_parent(&folder.journal()) {
             tracing::info!("a crash can bring a finished journal back: {error}");
         }
         Ok(())

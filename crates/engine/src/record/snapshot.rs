@@ -3,7 +3,6 @@
 //! A manifest is written once all it names is durable and never changes, but for its parent when that is deleted.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::ids::{LayerId, SnapshotId, SnapshotName};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::{DiskRecord, Hardware, VmRecord};
 use crate::root::VmFolder;
-use crate::root::file::{allocated_bytes, io_error, read_json, write_json};
+use crate::root::file::{Files, allocated_bytes};
 
 /// What a snapshot promises. Ordered by what a restored guest can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,22 +210,19 @@ impl Snapshots {
     /// Reads each manifest of the VM in `folder` by itself, with the id that its file is named by; none for one that is gone
     /// meanwhile.
     pub(crate) fn each(folder: &VmFolder) -> Result<Vec<(String, Result<Option<Manifest>>)>> {
-        let path = folder.snapshots();
-        let cannot = |error| io_error(&format!("cannot read '{}'", path.display()), error);
         let mut each = Vec::new();
-        for entry in fs::read_dir(&path).map_err(cannot)? {
-            let file = entry.map_err(cannot)?.path();
+        for file in folder.files().list(&folder.snapshots())? {
             if file.extension().is_some_and(|extension| extension == "json") {
                 let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let manifest = Self::read(&file, &id);
+                let manifest = Self::read(folder.files(), &file, &id);
                 each.push((id, manifest));
             }
         }
         Ok(each)
     }
 
-    fn read(file: &Path, id: &str) -> Result<Option<Manifest>> {
-        let manifest = read_json::<Manifest>(file, RECORD_VERSION)?;
+    fn read(files: &Files, file: &Path, id: &str) -> Result<Option<Manifest>> {
+        let manifest = files.read_json::<Manifest>(file, RECORD_VERSION)?;
         match manifest.as_ref().filter(|manifest| manifest.id.as_str() != id) {
             None => Ok(manifest),
             Some(other) => Err(Error::damaged(format!(
@@ -299,7 +295,7 @@ impl Snapshots {
 impl Manifest {
     /// Writes the manifest, durable when it returns. All it names must be durable before.
     pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
-        write_json(&folder.manifest(&self.id), self)
+        folder.files().write_json(&folder.manifest(&self.id), self)
     }
 }
 

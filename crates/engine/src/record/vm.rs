@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, VmName};
 use crate::record::RECORD_VERSION;
 use crate::root::VmFolder;
-use crate::root::file::{read_json, write_json};
 
 /// A VM under management. Replaced whole, by rename.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,7 +150,7 @@ impl VmRecord {
     /// `NotFound` where there is no such VM, `Damaged` for a record that can't be read.
     pub(crate) fn load(folder: &VmFolder, name: &VmName) -> Result<Self> {
         let path = folder.record();
-        let mut record: Self = read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
+        let mut record: Self = folder.files().read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
             Error::not_found(format!("there is no VM '{name}'")).hint("`vmrewind vm list` shows all VMs")
         })?;
         record.check(&path, name)?;
@@ -176,7 +175,7 @@ impl VmRecord {
 
     /// Writes the record, durable when it returns.
     pub(crate) fn save(&self, folder: &VmFolder) -> Result<()> {
-        write_json(&folder.record(), self)
+        folder.files().write_json(&folder.record(), self)
     }
 
     fn check(&self, path: &Path, name: &VmName) -> Result<()> {

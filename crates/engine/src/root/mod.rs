@@ -12,20 +12,28 @@
 pub(crate) mod file;
 pub(crate) mod lock;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vmrewind_files::unfinished;
 
 use crate::error::{Error, Result};
-use crate::ids::{LayerId, SnapshotId, VmName};
-use file::{io_error, make_dir, newer_format, write_atomic};
+use crate::ids::{LayerId, SnapshotId, VmId, VmName};
+use file::{Files, io_error, newer_format};
 
 /// The newest format of the root that this program knows.
 const ROOT_VERSION: u32 = 1;
+
+/// An unfinished file that is older has no writer any more.
+const UNFINISHED_AGE: Duration = Duration::from_secs(60);
 
 /// An opened root folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
     path: PathBuf,
+    files: Files,
 }
 
 impl Root {
@@ -33,10 +41,10 @@ impl Root {
     ///
     /// # Errors
     /// `Refused` for a newer format, or a folder that holds something else; `Failed` without permission.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, files: Files) -> Result<Self> {
         let absolute = std::path::absolute(path)
             .map_err(|error| io_error(&format!("cannot use root '{}'", path.display()), error))?;
-        let root = Self { path: absolute };
+        let root = Self { path: absolute, files };
         let version_file = root.path.join("VERSION");
         match fs::read_to_string(&version_file) {
             Ok(text) => root.check_version(&version_file, &text)?,
@@ -58,14 +66,13 @@ impl Root {
     }
 
     fn initialise(&self, version_file: &Path) -> Result<()> {
-        make_dir(&self.path)?;
-        let entries = fs::read_dir(&self.path)
-            .map_err(|error| io_error(&format!("cannot read root '{}'", self.path.display()), error))?;
-        let stranger =
-            entries.filter_map(std::result::Result::ok).map(|entry| entry.file_name()).find(|name| {
-                !["vms", "store", "flat", "VERSION.tmp", "VERSION"].iter().any(|known| name == known)
-            });
-        if let Some(name) = stranger {
+        self.files.make_dir(&self.path)?;
+        let is_stranger = |path: &PathBuf| {
+            let own = ["vms", "store", "flat", "VERSION"].map(|own| self.path.join(own));
+            !own.contains(path) && unfinished(path) != Some("VERSION")
+        };
+        let stranger = self.files.list(&self.path)?.into_iter().find(is_stranger);
+        if let Some(name) = stranger.as_ref().and_then(|path| path.file_name()) {
             return Err(Error::refused(format!(
                 "'{}' is not a vmrewind root: it holds '{}' and no VERSION",
                 self.path.display(),
@@ -73,13 +80,18 @@ impl Root {
             ))
             .hint("give an empty or new folder with --root"));
         }
-        make_dir(&self.path.join("vms"))?;
-        make_dir(&self.path.join("store"))?;
-        match write_atomic(version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
+        self.files.make_dir(&self.path.join("vms"))?;
+        self.files.make_dir(&self.path.join("store"))?;
+        match self.files.write_atomic(version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
             // Another first command was quicker.
             Err(_) if version_file.exists() => Ok(()),
             written => written,
         }
+    }
+
+    /// The file system that it is on.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The root folder itself.
@@ -104,28 +116,33 @@ impl Root {
 
     /// The folder of one VM.
     pub(crate) fn vm(&self, name: &VmName) -> VmFolder {
-        VmFolder { path: self.vms().join(name.as_str()) }
+        self.vm_folder(name.as_str())
+    }
+
+    /// The folder of a VM that is being made.
+    pub(crate) fn draft(&self, id: &VmId) -> VmFolder {
+        self.vm_folder(&format!(".new-{id}"))
+    }
+
+    /// The folder of a VM that is being deleted.
+    pub(crate) fn gone(&self, id: &VmId) -> VmFolder {
+        self.vm_folder(&format!(".gone-{id}"))
+    }
+
+    fn vm_folder(&self, name: &str) -> VmFolder {
+        VmFolder { path: self.vms().join(name), files: self.files.clone() }
     }
 
     /// The folders of all VMs, of those too that are being made or deleted.
     pub(crate) fn vm_folders(&self) -> Result<Vec<VmFolder>> {
-        let folder = self.vms();
-        let cannot = |error| io_error(&format!("cannot read '{}'", folder.display()), error);
-        let entries = fs::read_dir(&folder).map_err(cannot)?;
-        entries.map(|entry| Ok(VmFolder::at(entry.map_err(cannot)?.path()))).collect()
+        let folder = |path| VmFolder { path, files: self.files.clone() };
+        Ok(self.files.list(&self.vms())?.into_iter().map(folder).collect())
     }
 
     /// The names of all VMs, sorted.
     pub(crate) fn vm_names(&self) -> Result<Vec<VmName>> {
-        let folder = self.vms();
-        let cannot = |error| io_error(&format!("cannot read '{}'", folder.display()), error);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            if let Some(name) = name.to_str().and_then(|name| name.parse().ok()) {
-                names.push(name);
-            }
-        }
+        let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        let mut names: Vec<VmName> = self.files.list(&self.vms())?.into_iter().filter_map(name).collect();
         names.sort();
         Ok(names)
     }
@@ -135,22 +152,48 @@ impl Root {
 #[derive(Debug, Clone)]
 pub(crate) struct VmFolder {
     path: PathBuf,
+    files: Files,
 }
 
 impl VmFolder {
-    /// A VM folder at any place, as one that is being made.
+    /// A VM's folder on this host, where it is known by its path only.
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, files: Files::of_this_host() }
     }
 
     /// The folder of another VM of the same root.
     pub(crate) fn neighbour(&self, name: &VmName) -> Self {
-        Self { path: self.path.with_file_name(name.as_str()) }
+        self.beside(OsStr::new(name.as_str()))
+    }
+
+    /// The entry of that name beside this one.
+    pub(crate) fn beside(&self, name: &OsStr) -> Self {
+        Self { path: self.path.with_file_name(name), files: self.files.clone() }
+    }
+
+    /// The file system that it is on.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes what dead commands left of files that they were writing. Failures can wait.
+    ///
+    /// By age, since not all writers hold the VM: who takes a minute for a small file fails, and says so.
+    pub(crate) fn sweep_unfinished(&self) {
+        let is_old = |path: &Path| {
+            let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNFINISHED_AGE))
+        };
+        let folders = [self.path.clone(), self.snapshots(), self.run()];
+        let paths = folders.iter().flat_map(|folder| self.files.list(folder).unwrap_or_default());
+        for path in paths.filter(|path| unfinished(path).is_some() && is_old(path)) {
+            let _ = self.files.remove_file(&path);
+        }
     }
 
     /// The VM's record.
@@ -216,5 +259,31 @@ impl VmFolder {
     /// The entry of the folder of sockets and logs; it can be a link to a shorter path.
     pub(crate) fn run(&self) -> PathBuf {
         self.path.join("run")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards a VM's folder from filling up with what dead commands left, and a living writer from losing its file.
+    #[test]
+    fn only_old_unfinished_files_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = VmFolder::at(dir.path().to_owned());
+        folder.files().private_dir(&folder.snapshots()).unwrap();
+        let old = ["journal.json.0123456789abcdef.tmp", "snapshots/a.json.0123456789abcdef.tmp"];
+        let kept = ["vm.json", "vm.json.fedcba9876543210.tmp", "snapshots/a.json", "mine.tmp"];
+        for name in old.iter().chain(&kept) {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        for name in old.iter().chain(&["vm.json", "mine.tmp"]) {
+            let file = fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+            let written = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(written - 2 * UNFINISHED_AGE).unwrap();
+        }
+        folder.sweep_unfinished();
+        let is_there = |name: &&str| folder.path().join(name).exists();
+        assert!(!old.iter().any(is_there) && kept.iter().all(is_there));
     }
 }

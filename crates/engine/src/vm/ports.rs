@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use crate::error::Result;
-use crate::root::file::write_json;
+use crate::root::file::Files;
 
 /// How often another port is asked for where the one that the kernel names is reserved.
 const TRIES: usize = 64;
@@ -38,8 +38,8 @@ impl Ports {
     }
 
     /// Writes them down in the run folder.
-    pub(crate) fn save(&self, run: &Path) -> Result<()> {
-        write_json(&run.join("ports.json"), &self.given)
+    pub(crate) fn save(&self, files: &Files, run: &Path) -> Result<()> {
+        files.write_json(&run.join("ports.json"), &self.given)
     }
 
     /// Takes a port if it is free; of 0, any.

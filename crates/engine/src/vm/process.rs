@@ -24,7 +24,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
-use crate::root::file::{io_error, read_json, remove_file, write_json};
+use crate::root::file::io_error;
 use crate::root::lock::cannot_lock;
 use crate::vm::run_folder::{self, socket};
 
@@ -98,7 +98,7 @@ impl Process {
     pub(crate) fn remember(pid: u32, folder: &VmFolder) -> Result<()> {
         let process = ProcessMark::of(pid);
         let note = Note { version: RECORD_VERSION, boot: boot_id(), pids: pid_namespace(), process };
-        write_json(&folder.process(), &note)
+        folder.files().write_json(&folder.process(), &note)
     }
 
     /// Takes hold of process `pid`, whose sockets are in `run`. `None` if it is gone.
@@ -122,8 +122,8 @@ impl Process {
     /// Removes the note of a QEMU that has ended, its images closed or tidied. `alive` goes first: a helper that QEMU
     /// left behind can hold it for ever, and without the note that would look like a living QEMU.
     pub(crate) fn forget(folder: &VmFolder) -> Result<()> {
-        remove_file(&folder.alive())?;
-        remove_file(&folder.process()).map(drop)
+        folder.files().remove_file(&folder.alive())?;
+        folder.files().remove_file(&folder.process())
     }
 
     /// Whether the process has not ended.
@@ -179,7 +179,7 @@ impl Alive {
     pub(crate) fn take(folder: &VmFolder) -> Result<OwnedFd> {
         if is_known_to_have_ended(folder) {
             // A helper that it left behind can hold the old file for ever.
-            remove_file(&folder.alive())?;
+            folder.files().remove_file(&folder.alive())?;
         }
         let path = folder.alive();
         let lock =
@@ -187,7 +187,7 @@ impl Alive {
         let lock = lock
             .ok_or_else(|| Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").hint("try again"))?;
         // The note is of a QEMU that is gone; the new one is not written down yet.
-        remove_file(&folder.process())?;
+        folder.files().remove_file(&folder.process())?;
         Ok(lock.into_file().into())
     }
 
@@ -227,7 +227,9 @@ fn await_last_breath(folder: &VmFolder) -> Result<()> {
 /// Whether the QEMU that was started last is written down, and gone: what holds `alive` is then a helper of its that it
 /// left behind. The note is removed before another QEMU is started.
 fn is_known_to_have_ended(folder: &VmFolder) -> bool {
-    let Ok(Some(note)) = read_json::<Note>(&folder.process(), RECORD_VERSION) else { return false };
+    let Ok(Some(note)) = folder.files().read_json::<Note>(&folder.process(), RECORD_VERSION) else {
+        return false;
+    };
     // Of a pid in another container nothing can be said from here; the lock decides.
     (note.boot != boot_id() || note.pids == pid_namespace()) && remembered(folder).is_none()
 }
@@ -235,7 +237,7 @@ fn is_known_to_have_ended(folder: &VmFolder) -> bool {
 /// The process that was written down, if it is still that one.
 fn remembered(folder: &VmFolder) -> Option<ProcessMark> {
     // A file that can't be read is as good as none: the socket decides then.
-    let note: Note = read_json(&folder.process(), RECORD_VERSION).ok()??;
+    let note: Note = folder.files().read_json(&folder.process(), RECORD_VERSION).ok()??;
     let mark = note.process?;
     let ours = note.boot == boot_id() && note.pids == pid_namespace();
     (ours && ProcessMark::of(mark.pid) == Some(mark)).then_some(mark)

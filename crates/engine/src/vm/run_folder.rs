@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::ids::VmId;
 use crate::root::VmFolder;
-use crate::root::file::{io_error, make_dir};
+use crate::root::file::io_error;
 
 /// The longest path a folder can have for sockets in it with names of up to 24 bytes.
 const FOLDER_MAX: usize = 107 - 25;
@@ -61,7 +61,7 @@ pub(crate) fn prepare(folder: &VmFolder, id: &VmId) -> Result<PathBuf> {
     }
     let run = folder.run();
     if run.as_os_str().len() <= FOLDER_MAX {
-        make_dir(&run)?;
+        folder.files().make_dir(&run)?;
         return Ok(run);
     }
     let short = short_folder(id)?;

@@ -139,7 +139,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
     let bad = || format!("the command line of VM '{name}' can't be used");
     let template = CommandLine::parse(&launch.hardware.command_line).context(bad)?;
     let ports = Ports::choose(&template.ports_wanted());
-    ports.save(run)?;
+    ports.save(launch.folder.files(), run)?;
     let run_text = run.to_str().ok_or_else(|| {
         Error::failed(format!("the run folder '{}' is not UTF-8", run.display()))
             .hint("use another root (--root)")

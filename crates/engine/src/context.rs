@@ -155,12 +155,6 @@ impl Cancel {
     }
 }
 
-/// Hears which step of an operation was just done. Nothing depends on it: tests use it to stop an operation there.
-pub trait Steps: Send + Sync {
-    /// The step of that name is done; the next has not begun.
-    fn reached(&self, step: &'static str);
-}
-
 /// When the steps of an operation were done; clones share one list.
 #[derive(Debug, Clone)]
 pub struct TimeLine(Arc<Mutex<Marks>>);

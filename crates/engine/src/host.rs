@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use vmrewind_files::Disk;
 
-use crate::context::Steps;
 use crate::error::{Context as _, Result};
 
 /// Tells the time of day.
@@ -25,6 +24,12 @@ pub trait Clock: Send + Sync {
 pub trait Random: Send + Sync {
     /// Fills `bytes` with unpredictable ones.
     fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Hears which step of an operation was just done. Nothing depends on it: tests use it to stop an operation there.
+pub trait Steps: Send + Sync {
+    /// The step of that name is done; the next has not begun.
+    fn reached(&self, step: &'static str);
 }
 
 /// The program that is started as `HELPER __pause-guard ...`: the binary `vmrewind`, held open.

@@ -44,11 +44,11 @@ mod vm;
 
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use context::{
-    Cancel, Context, Event, Events, Note, OperationId, Progress, StepTime, Steps, TimeLine, Unheard, Work,
+    Cancel, Context, Event, Events, Note, OperationId, Progress, StepTime, TimeLine, Unheard, Work,
 };
 pub use engine::{Engine, Operation};
 pub use error::{Error, ErrorKind, Result};
-pub use host::{Clock, Helper, Host, Random};
+pub use host::{Clock, Helper, Host, Random, Steps};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};
 pub use lazy::{PAGES_COMMAND, PageServer, serve_pages};
 pub use ops::check::{CheckView, DamageView};

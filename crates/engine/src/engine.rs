@@ -7,6 +7,7 @@ use vmrewind_store::Store;
 
 use crate::context::{Cancel, Context, Events, TimeLine};
 use crate::error::{Error, ErrorKind, Result};
+use crate::flat::{self, Flat, NotShared};
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
@@ -14,7 +15,7 @@ use crate::journaled::Ledger;
 use crate::lazy::{self, Charge};
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
-use crate::record::vm::VmRecord;
+use crate::record::vm::{Hardware, VmRecord};
 use crate::root::file::Files;
 use crate::root::lock::VmLock;
 use crate::root::{Root, VmFolder};
@@ -100,7 +101,7 @@ impl Engine {
         let store = Arc::new(open_store(&root)?);
         let engine = Self { root, store, host };
         engine.sweep_gone_vms();
-        engine.sweep_flat();
+        flat::sweep(&engine.root);
         Ok(engine)
     }
 
@@ -163,6 +164,14 @@ impl Operation {
             vm: name.clone(),
             folder: folder.clone(),
         }
+    }
+
+    /// The memory file of a snapshot's image, made if it is not there.
+    ///
+    /// # Errors
+    /// `Damaged` where the image is, `Failed` on a full disk, `Interrupted`.
+    pub(crate) fn memory_file(&self, image: &str, hardware: &Hardware) -> Result<Result<Flat, NotShared>> {
+        flat::Maker { ctx: &self.ctx, store: &self.store, root: &self.root }.of(image, hardware)
     }
 
     /// The journal of the VM in `folder`, whose lock is held.

@@ -31,6 +31,7 @@ mod images;
 mod journaled;
 mod layers;
 mod lazy;
+mod machine_image;
 mod monitor;
 mod ops;
 mod parallel;

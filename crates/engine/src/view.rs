@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
-use crate::lazy::working_set::WorkingSet;
 use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
 use crate::record::vm::VmRecord;
+use crate::record::working_set::WorkingSet;
 use crate::root::VmFolder;
 use clone::{OriginView, StartMode};
 

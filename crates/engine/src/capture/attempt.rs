@@ -1,152 +1,192 @@
-//! What an attempt has ready before the guest is stopped: QEMU, the new layers opened in it, image and guard.
+//! One attempt to capture a running VM, start to end.
+//!
+//! Ready before the guest is stopped: QEMU, the new layers opened in it, image and guard. Then the shot, and the image's end.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use vmrewind_qemu::cmdline::{Backing, BlockHandle, CommandLine, DiskSpec, Placeholders};
 use vmrewind_qemu::stream::Limits;
-use vmrewind_store::{ImageWriter, Store, WriteOptions};
+use vmrewind_store::{ImageSummary, ImageWriter, Store, WriteOptions};
 
 use crate::capture::guard::{Guard, Watch};
 use crate::capture::method::Bounds;
+use crate::capture::shot::{Miss, Shot};
 use crate::context::Context;
-use crate::engine::{Held, Operation};
 use crate::error::{Context as _, Error, ErrorKind, Result};
-use crate::ids::SnapshotId;
-use crate::images::image_id;
-use crate::images::store_error;
+use crate::ids::{SnapshotId, VmName};
+use crate::images::{image_id, store_error};
+use crate::machine_image;
 use crate::monitor::{DiskSwitch, Monitor};
 use crate::record::journal::Overlay;
 use crate::record::snapshot::Method;
+use crate::record::vm::VmRecord;
+use crate::record::working_set::WorkingSet;
 use crate::root::VmFolder;
 use crate::vm::ports;
 use crate::vm::process::{Process, resident_bytes};
 use crate::vm::run_folder::socket;
 
-pub(crate) use crate::capture::shot::{Miss, Shot};
-
 /// Space that must stay free in the store beside a memory image.
 const SPACE_RESERVE_BYTES: u64 = 64 << 20;
 
-/// An attempt to capture a running VM.
-pub(crate) struct Attempt<'a> {
-    /// By which method.
-    pub(crate) method: Method,
-    process: &'a Process,
-    folder: &'a VmFolder,
-    monitor: Monitor,
-    disks: Vec<DiskSwitch>,
-    guest_runs: bool,
-    /// Whether the stream ends with a description of the devices.
-    described: bool,
+/// What is captured: a running VM whose new layers are made.
+pub(crate) struct Subject<'a> {
+    /// Progress and cancellation.
+    pub(crate) ctx: &'a Context,
+    /// The VM's folder.
+    pub(crate) folder: &'a VmFolder,
+    /// Its record, the new layers not in it yet.
+    pub(crate) record: &'a VmRecord,
+    /// Its QEMU.
+    pub(crate) process: &'a Process,
+    /// The new layers.
+    pub(crate) overlays: &'a [Overlay],
+    /// Whether the guest runs and is to run afterwards.
+    pub(crate) guest_runs: bool,
 }
 
-impl<'a> Attempt<'a> {
-    /// Connects to QEMU and opens the new layers in it.
-    pub(crate) fn open(
-        held: &'a Held,
-        process: &'a Process,
-        overlays: &[Overlay],
-        method: Method,
-        guest_runs: bool,
-    ) -> Result<Self> {
-        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
-        if method != Method::None {
-            refuse_blocked(&monitor, held)?;
-        }
-        let disks = open_overlays(held, process, &monitor, overlays)?;
-        let described =
-            !held.record.hardware.command_line.iter().any(|word| word.contains("suppress-vmdesc=on"));
-        Ok(Self { method, process, folder: &held.folder, monitor, disks, guest_runs, described })
-    }
+/// Where its memory goes, and how.
+pub(crate) struct Destination<'a> {
+    /// The store of memory images.
+    pub(crate) store: &'a Store,
+    /// The snapshot, whose image will have the same id.
+    pub(crate) id: &'a SnapshotId,
+    /// The image before it: what did not change since is there.
+    pub(crate) parent: Option<&'a str>,
+    /// By which method.
+    pub(crate) method: Method,
+    /// How long the guest may stand still.
+    pub(crate) max_pause: Option<Duration>,
+}
 
-    /// The capture proper.
-    pub(crate) fn shot<'b>(&'b self, operation: &'b Operation, max_pause: Option<Duration>) -> Shot<'b> {
-        Shot {
-            ctx: &operation.ctx,
-            monitor: &self.monitor,
-            run: &self.process.run,
-            disks: &self.disks,
-            guest_runs: self.guest_runs,
-            max_pause,
-            bounds: Bounds::default(),
-            limits: Limits { require_description: self.described, ..Limits::default() },
-        }
-    }
+/// The instant of a snapshot, and the memory of it.
+pub(crate) struct Moment {
+    /// STOP to RESUME as QEMU reported them; nothing where the guest did not stand still.
+    pub(crate) pause: Duration,
+    /// By the host's clock.
+    pub(crate) at: Timestamp,
+    /// The memory image, durable.
+    pub(crate) memory: Option<ImageSummary>,
+    /// A guess at what the guest will touch first.
+    pub(crate) guess: Option<WorkingSet>,
+}
 
-    /// Puts the new layers on top of the disks of a guest that goes on running.
-    pub(crate) fn switch_disks(&self) -> Result<()> {
-        self.monitor.switch_disks(&self.disks)
+impl Moment {
+    /// The present, of disks alone.
+    pub(crate) fn now(ctx: &Context) -> Self {
+        Self { pause: Duration::ZERO, at: ctx.now(), memory: None, guess: None }
     }
+}
 
-    /// Begins the memory image, after making sure that there is room for it. `parent` is the image before it.
-    pub(crate) fn begin_image(
-        &self,
-        store: &Store,
-        id: &SnapshotId,
-        parent: Option<&str>,
-    ) -> Result<ImageWriter> {
-        let cannot = |error| store_error("cannot begin a memory image", error);
-        let free = store.free_bytes().map_err(cannot)?;
-        // What QEMU holds in memory bounds what the guest ever touched.
-        let need = resident_bytes(self.process.mark.pid).unwrap_or(0).saturating_add(SPACE_RESERVE_BYTES);
-        if free < need {
-            return Err(Error::failed(format!(
-                "not enough space for the guest's memory: up to {} MiB may be needed, {} MiB are free",
-                need >> 20,
-                free >> 20
-            ))
-            .hint("free some space on the root's file system, or use --disk-only"));
-        }
-        let parent = parent.map(image_id).transpose()?;
-        let options = WriteOptions { parent, ..WriteOptions::default() };
-        store.create_image(image_id(id.as_str())?, options).map_err(cannot)
+/// Captures memory, devices and disks of one instant. When this returns the guest runs again, or its guard sees to it, and
+/// the memory image is durable; the new layers are the active ones.
+///
+/// # Errors
+/// What another method may do better, or what none will. Layers and image are the caller's to undo.
+pub(crate) fn capture(subject: &Subject<'_>, into: &Destination<'_>) -> Result<Moment, Miss> {
+    let ctx = subject.ctx;
+    let monitor = Monitor::connect(&subject.process.run, socket::OPERATION)?;
+    refuse_blocked(&monitor, &subject.record.name)?;
+    let disks = open_overlays(subject, &monitor)?;
+    ctx.reached("layers-opened");
+    let image = begin_image(subject, into)?;
+    let guard = guard(subject)?;
+    ctx.reached("guard-armed");
+    let shot = Shot {
+        ctx,
+        monitor: &monitor,
+        run: &subject.process.run,
+        disks: &disks,
+        guest_runs: subject.guest_runs,
+        max_pause: into.max_pause,
+        bounds: Bounds::default(),
+        limits: Limits { require_description: is_described(subject.record), ..Limits::default() },
+    };
+    let taken = shot.take(into.method, image);
+    // A guest that could not be let go is left to the guard, which acts once its pipe closes.
+    match guard {
+        Some(guard) if shot.guest_is_let_go() => guard.disarm(),
+        _ => {}
     }
+    let taken = taken?;
+    ctx.reached("memory-taken");
+    let guess = (!taken.received.guess.is_empty())
+        .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
+    let memory = machine_image::finish(taken.received.captured, taken.received.image)?;
+    ctx.reached("image-durable");
+    Ok(Moment { pause: taken.pause, at: taken.instant, memory: Some(memory), guess })
+}
 
-    /// A guard, armed, where there is a running guest to look after.
-    pub(crate) fn guard(&self, ctx: &Context) -> Result<Option<Guard>> {
-        if !self.guest_runs {
-            return Ok(None);
-        }
-        let mut guard = Guard::start(ctx, self.folder)?;
-        guard.arm(Watch::Pause)?;
-        Ok(Some(guard))
+/// Puts the new layers on top of the disks of a guest that goes on running: an instant without memory.
+///
+/// # Errors
+/// QEMU's; the layers are the caller's to undo.
+pub(crate) fn capture_disks(subject: &Subject<'_>) -> Result<Moment> {
+    let monitor = Monitor::connect(&subject.process.run, socket::OPERATION)?;
+    let disks = open_overlays(subject, &monitor)?;
+    subject.ctx.reached("layers-opened");
+    monitor.switch_disks(&disks)?;
+    subject.ctx.reached("disks-switched");
+    Ok(Moment::now(subject.ctx))
+}
+
+/// Whether the stream ends with a description of the devices.
+fn is_described(record: &VmRecord) -> bool {
+    !record.hardware.command_line.iter().any(|word| word.contains("suppress-vmdesc=on"))
+}
+
+/// Begins the memory image, after making sure that there is room for it.
+fn begin_image(subject: &Subject<'_>, into: &Destination<'_>) -> Result<ImageWriter> {
+    let cannot = |error| store_error("cannot begin a memory image", error);
+    let free = into.store.free_bytes().map_err(cannot)?;
+    // What QEMU holds in memory bounds what the guest ever touched.
+    let need = resident_bytes(subject.process.mark.pid).unwrap_or(0).saturating_add(SPACE_RESERVE_BYTES);
+    if free < need {
+        return Err(Error::failed(format!(
+            "not enough space for the guest's memory: up to {} MiB may be needed, {} MiB are free",
+            need >> 20,
+            free >> 20
+        ))
+        .hint("free some space on the root's file system, or use --disk-only"));
     }
+    let parent = into.parent.map(image_id).transpose()?;
+    let options = WriteOptions { parent, ..WriteOptions::default() };
+    into.store.create_image(image_id(into.id.as_str())?, options).map_err(cannot)
+}
+
+/// A guard, armed, where there is a running guest to look after.
+fn guard(subject: &Subject<'_>) -> Result<Option<Guard>> {
+    if !subject.guest_runs {
+        return Ok(None);
+    }
+    let mut guard = Guard::start(subject.ctx, subject.folder)?;
+    guard.arm(Watch::Pause)?;
+    Ok(Some(guard))
 }
 
 /// Refuses a VM whose devices QEMU can't capture, saying which.
-fn refuse_blocked(monitor: &Monitor, held: &Held) -> Result<()> {
+fn refuse_blocked(monitor: &Monitor, vm: &VmName) -> Result<()> {
     let migration = monitor.migration()?;
     if migration.status.is_some_and(|status| !status.is_over()) {
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!("a migration of VM '{}' is under way", held.record.name),
-        )
-        .hint("wait until it is over, then try again"));
+        return Err(Error::new(ErrorKind::Busy, format!("a migration of VM '{vm}' is under way"))
+            .hint("wait until it is over, then try again"));
     }
     let reasons = migration.blocked_reasons;
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(Error::refused(format!(
-        "the memory of VM '{}' can't be captured: {}",
-        held.record.name,
-        reasons.join("; ")
-    ))
-    .hint("remove the device from the VM's command line, or use --disk-only"))
+    Err(Error::refused(format!("the memory of VM '{vm}' can't be captured: {}", reasons.join("; ")))
+        .hint("remove the device from the VM's command line, or use --disk-only"))
 }
 
 /// Opens each new layer in QEMU, with no backing yet, and says where it will go.
-fn open_overlays(
-    held: &Held,
-    process: &Process,
-    monitor: &Monitor,
-    overlays: &[Overlay],
-) -> Result<Vec<DiskSwitch>> {
-    let specs = specs_of_running(held, process)?;
+fn open_overlays(subject: &Subject<'_>, monitor: &Monitor) -> Result<Vec<DiskSwitch>> {
+    let specs = specs_of_running(subject)?;
     let nodes = monitor.nodes()?;
     let is_node = |name: &str| nodes.iter().any(|node| node.node_name.as_deref() == Some(name));
     let mut switches = Vec::new();
-    for overlay in overlays {
+    for overlay in subject.overlays {
         let spec = specs.iter().find(|spec| spec.name == overlay.disk).ok_or_else(|| {
             Error::failed(format!("disk '{}' is not in the VM's command line any more", overlay.disk))
         })?;
@@ -157,7 +197,7 @@ fn open_overlays(
             (BlockHandle::Node(_), Some(active)) if is_node(&active) => active,
             (BlockHandle::Node(node), _) => node.clone(),
         };
-        let path = held.folder.layer(&overlay.disk, &overlay.layer);
+        let path = subject.folder.layer(&overlay.disk, &overlay.layer);
         let path =
             path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
         let name = overlay.layer.node_name();
@@ -168,13 +208,13 @@ fn open_overlays(
 }
 
 /// The disks of the command line that the running QEMU was started with.
-fn specs_of_running(held: &Held, process: &Process) -> Result<Vec<DiskSpec>> {
-    let bad = || format!("the command line of VM '{}' can't be used", held.record.name);
-    let template = CommandLine::parse(&held.record.hardware.command_line).context(bad)?;
+fn specs_of_running(subject: &Subject<'_>) -> Result<Vec<DiskSpec>> {
+    let bad = || format!("the command line of VM '{}' can't be used", subject.record.name);
+    let template = CommandLine::parse(&subject.record.hardware.command_line).context(bad)?;
     let values = Placeholders {
-        name: held.record.name.to_string(),
-        run: process.run.to_string_lossy().into_owned(),
-        ports: ports::ports_in_use(&process.run),
+        name: subject.record.name.to_string(),
+        run: subject.process.run.to_string_lossy().into_owned(),
+        ports: ports::ports_in_use(&subject.process.run),
     };
     template.substitute(&values).disks().context(bad)
 }

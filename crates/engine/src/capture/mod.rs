@@ -16,7 +16,6 @@
 pub(crate) mod attempt;
 pub(crate) mod first_guess;
 pub(crate) mod guard;
-pub(crate) mod image;
 pub(crate) mod method;
 pub(crate) mod receive;
 pub(crate) mod shot;

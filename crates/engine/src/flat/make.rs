@@ -8,12 +8,11 @@ use std::path::Path;
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
 use vmrewind_store::{ImageReader, SpaceIndex};
 
-use super::{NOTE, NotShared, Note};
-use crate::capture::image;
+use super::{Maker, NOTE, NotShared, Note};
 use crate::context::Work;
-use crate::engine::Operation;
 use crate::error::{Context, Error, Result};
 use crate::images::{image_id, store_error};
+use crate::machine_image;
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::replay::feed::{Feed, fresh_memory};
@@ -23,7 +22,7 @@ use crate::vm::process::boot_id;
 /// What must stay free on the file system besides the file.
 const SPARE_BYTES: u64 = 64 << 20;
 
-impl Operation {
+impl Maker<'_> {
     /// Fills a flat folder whose lock is held. What is left there after a failure is the caller's to remove.
     pub(super) fn make_flat(
         &self,
@@ -35,7 +34,7 @@ impl Operation {
             .store
             .open_image(&image_id(image)?)
             .map_err(|error| store_error("cannot read the snapshot's memory", error))?;
-        let captured = image::captured(&reader)?;
+        let captured = machine_image::captured(&reader)?;
         let line = CommandLine::parse(&hardware.command_line)
             .context(|| "cannot read the snapshot's command line".into())?;
         let blocks: Vec<MemoryBlock<'_>> = captured
@@ -58,7 +57,7 @@ impl Operation {
         files.remove_file(&folder.join(NOTE))?;
         self.write_ram(&reader, space.index, &folder.join("ram"))?;
         let feed = Feed {
-            ctx: &self.ctx,
+            ctx: self.ctx,
             image: &reader,
             captured: &captured,
             present: Some(at),
@@ -89,7 +88,7 @@ impl Operation {
         // One that a dead command left is not to be continued.
         self.root.files().remove_file(path)?;
         let written = reader.write_flat(space, path, &mut progress);
-        self.check_cancel("writing the memory file")?;
+        self.ctx.cancel.check("writing the memory file")?;
         written
             .map(drop)
             .map_err(|error| store_error(&format!("cannot write memory file '{}'", path.display()), error))

@@ -21,11 +21,13 @@ use serde::{Deserialize, Serialize};
 use vmrewind_files::{Flock, Kind, Wait};
 use vmrewind_qemu::cmdline::{CommandLine, MemoryBlock};
 use vmrewind_qemu::stream::PAGE_SIZE;
+use vmrewind_store::Store;
 
-use crate::engine::{Engine, Operation};
-use crate::error::{Context, Error, Result};
+use crate::context::Context;
+use crate::error::{Context as _, Error, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
+use crate::root::Root;
 use crate::root::file::{Files, io_error};
 use crate::root::lock::cannot_lock;
 use crate::vm::process::boot_id;
@@ -131,19 +133,29 @@ fn lock_file(folder: &Path, kind: Kind) -> Result<Option<Flock>> {
     lock().map_err(|error| cannot_lock(&path, error))
 }
 
-impl Operation {
+/// Finds the memory files of a root, and makes those that are not there.
+pub(crate) struct Maker<'a> {
+    /// Progress and cancellation.
+    pub(crate) ctx: &'a Context,
+    /// The store, from which they are made.
+    pub(crate) store: &'a Store,
+    /// The root.
+    pub(crate) root: &'a Root,
+}
+
+impl Maker<'_> {
     /// The memory file of a snapshot's image, made if it is not there.
     ///
     /// # Errors
     /// `Damaged` where the image is, `Failed` on a full disk, `Interrupted`.
-    pub(crate) fn flat(&self, image: &str, hardware: &Hardware) -> Result<Result<Flat, NotShared>> {
+    pub(crate) fn of(&self, image: &str, hardware: &Hardware) -> Result<Result<Flat, NotShared>> {
         if let Err(why) = qemu_can(&hardware.qemu_version) {
             return Ok(Err(why));
         }
         let folder = self.root.flat().join(image);
         let mut in_use_since = None;
         loop {
-            self.check_cancel("waiting for a memory file")?;
+            self.ctx.cancel.check("waiting for a memory file")?;
             if let Some(flat) = Flat::open(self.root.files(), &folder, image)? {
                 return Ok(Ok(flat));
             }
@@ -186,17 +198,15 @@ impl Operation {
     }
 }
 
-impl Engine {
-    /// Removes the memory files that nobody uses. Failures can wait.
-    pub(crate) fn sweep_flat(&self) {
-        for entry in fs::read_dir(self.root.flat()).into_iter().flatten().flatten() {
-            let folder = entry.path();
-            let Ok(Some(lock)) = lock_file(&folder, Kind::Exclusive) else {
-                continue;
-            };
-            remove_files(self.root.files(), &folder);
-            drop(lock);
-        }
+/// Removes the memory files that nobody uses. Failures can wait.
+pub(crate) fn sweep(root: &Root) {
+    for entry in fs::read_dir(root.flat()).into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let Ok(Some(lock)) = lock_file(&folder, Kind::Exclusive) else {
+            continue;
+        };
+        remove_files(root.files(), &folder);
+        drop(lock);
     }
 }
 

@@ -19,7 +19,6 @@ pub(crate) mod recovery;
 mod serve;
 mod supervisor;
 mod worker;
-pub(crate) mod working_set;
 
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Stdio};

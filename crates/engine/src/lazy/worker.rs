@@ -26,12 +26,12 @@ use super::log::Log;
 use super::record::{Failure, LazyProgress, LazyRecord};
 use super::recovery::{Answer, recover};
 use super::serve::{End, Served, Watcher, serve};
-use super::working_set::WorkingSet;
-use crate::capture::image;
 use crate::error::{Error, Result};
 use crate::host::Steps;
 use crate::images::{image_id, open_store, store_error};
+use crate::machine_image;
 use crate::monitor::Monitor;
+use crate::record::working_set::WorkingSet;
 use crate::root::{Root, VmFolder};
 use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
@@ -100,7 +100,7 @@ impl Worker {
         let image = store
             .open_image(&image_id(&self.record.image)?)
             .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
-        let captured = image::captured(&image)?;
+        let captured = machine_image::captured(&image)?;
         self.log.say(format_args!("image {} is open", self.record.image));
         Ok((image, captured))
     }

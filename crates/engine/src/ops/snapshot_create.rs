@@ -11,19 +11,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use vmrewind_qemu::qmp::commands::RunState;
-use vmrewind_store::ImageSummary;
 
-use crate::capture::attempt::{Attempt, Miss, Shot};
+use crate::capture::attempt::{Destination, Moment, Subject, capture, capture_disks};
 use crate::capture::method::methods;
+use crate::capture::shot::Miss;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay};
 use crate::lazy;
-use crate::lazy::working_set::WorkingSet;
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
@@ -72,16 +70,7 @@ struct Plan {
 struct Outcome {
     method: Method,
     undo: UndoPlan,
-    taking: Taking,
-}
-
-/// The instant, and the memory of it.
-struct Taking {
-    pause: Duration,
-    instant: Timestamp,
-    memory: Option<ImageSummary>,
-    /// A guess at what the guest will touch first.
-    guess: Option<WorkingSet>,
+    moment: Moment,
 }
 
 impl Operation {
@@ -115,7 +104,7 @@ impl Operation {
         if let Err(error) = committed {
             return Err(self.undo_attempt(&held, &outcome.undo, error));
         }
-        if let Some(guess) = &outcome.taking.guess
+        if let Some(guess) = &outcome.moment.guess
             && let Err(error) = guess.save(&held.folder, &plan.id)
         {
             tracing::info!("the first guess at the working set is not kept: {error}");
@@ -251,12 +240,12 @@ impl Operation {
             guest_ran: plan.guest_runs,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo)?;
-        let switched = self
+        let frozen = self
             .make_layers(held, &undo.overlays)
             .map_err(Miss::Final)
-            .and_then(|()| self.switch(held, plan, process, method, &undo.overlays, max_pause));
-        match switched {
-            Ok(taking) => Ok(Outcome { method, undo, taking }),
+            .and_then(|()| self.freeze(held, plan, process, method, &undo.overlays, max_pause));
+        match frozen {
+            Ok(moment) => Ok(Outcome { method, undo, moment }),
             Err(Miss::Method(error)) => match self.undo_attempt(held, &undo, error) {
                 error if error.kind() == ErrorKind::Partial => Err(Miss::Final(error)),
                 error => {
@@ -279,7 +268,7 @@ impl Operation {
     }
 
     /// Puts the new layers on top; with the memory of the same instant, unless by [`Method::None`].
-    fn switch(
+    fn freeze(
         &self,
         held: &Held,
         plan: &Plan,
@@ -287,17 +276,22 @@ impl Operation {
         method: Method,
         overlays: &[Overlay],
         max_pause: Option<Duration>,
-    ) -> std::result::Result<Taking, Miss> {
-        if let Some(process) = process {
-            let attempt = Attempt::open(held, process, overlays, method, plan.guest_runs)?;
-            self.ctx.reached("layers-opened");
-            if method != Method::None {
-                return self.take(&attempt.shot(self, max_pause), &attempt, plan);
-            }
-            attempt.switch_disks()?;
-            self.ctx.reached("disks-switched");
+    ) -> std::result::Result<Moment, Miss> {
+        // Without a QEMU the new layers become the active ones by the commit alone.
+        let Some(process) = process else { return Ok(Moment::now(&self.ctx)) };
+        let subject = Subject {
+            ctx: &self.ctx,
+            folder: &held.folder,
+            record: &held.record,
+            process,
+            overlays,
+            guest_runs: plan.guest_runs,
+        };
+        if method == Method::None {
+            return Ok(capture_disks(&subject)?);
         }
-        Ok(Taking { pause: Duration::ZERO, instant: self.ctx.now(), memory: None, guess: None })
+        let parent = plan.image_before.as_deref();
+        capture(&subject, &Destination { store: &self.store, id: &plan.id, parent, method, max_pause })
     }
 
     fn new_overlay(&self, disk: &DiskRecord) -> Overlay {
@@ -306,26 +300,6 @@ impl Operation {
             layer: LayerId::random(&self.ctx.host),
             parent: Some(disk.active.clone()),
         }
-    }
-
-    /// Captures under a guard, and finishes the image.
-    fn take(&self, shot: &Shot<'_>, attempt: &Attempt<'_>, plan: &Plan) -> std::result::Result<Taking, Miss> {
-        let image = attempt.begin_image(&self.store, &plan.id, plan.image_before.as_deref())?;
-        let guard = attempt.guard(&self.ctx)?;
-        self.ctx.reached("guard-armed");
-        let taken = shot.take(attempt.method, image);
-        // Where the guest could not be let go the guard is left to it: it acts once its pipe closes.
-        match guard {
-            Some(guard) if shot.guest_is_let_go() => guard.disarm(),
-            _ => {}
-        }
-        let taken = taken?;
-        self.ctx.reached("memory-taken");
-        let guess = (!taken.received.guess.is_empty())
-            .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
-        let memory = crate::capture::image::finish(taken.received)?;
-        self.ctx.reached("image-durable");
-        Ok(Taking { pause: taken.pause, instant: taken.instant, memory: Some(memory), guess })
     }
 
     /// Undoes what was not decided. Gives the error to report.
@@ -383,17 +357,17 @@ fn manifest(
         name: plan.name.clone(),
         origin: Origin::User,
         parent: held.record.current.clone(),
-        created: outcome.taking.instant,
+        created: outcome.moment.at,
         message: request.message.clone(),
         labels: request.labels.clone(),
         grade: plan.grade,
         method: outcome.method,
-        pause_ms: milliseconds(outcome.taking.pause),
+        pause_ms: milliseconds(outcome.moment.pause),
         total_ms: milliseconds(total),
         guest_running: plan.guest_runs,
         hardware: held.record.hardware.clone(),
         disks: held.record.disks.iter().map(|disk| FrozenDisk::of(&held.folder, disk)).collect(),
-        memory: outcome.taking.memory.as_ref().map(|summary| MemoryRecord {
+        memory: outcome.moment.memory.as_ref().map(|summary| MemoryRecord {
             image: summary.id.as_str().to_owned(),
             bytes: summary.bytes,
             zero_bytes: summary.zero_bytes,

@@ -16,7 +16,6 @@ use std::time::Instant;
 use vmrewind_store::ImageReader;
 
 use crate::capture::guard::{Guard, Watch};
-use crate::capture::image::captured;
 use crate::context::Work;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +28,7 @@ use crate::layers::needs::readers;
 use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
 use crate::lazy;
+use crate::machine_image::captured;
 use crate::monitor::{Monitor, is_running};
 use crate::ops::guest::Resumed;
 use crate::ops::restore_memory::{Brought, Memory, Target};

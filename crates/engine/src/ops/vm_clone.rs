@@ -72,7 +72,7 @@ impl Operation {
         let start = if first_start(request, &snapshot).is_some() { StartMode::Warm } else { StartMode::Cold };
         // Made before the clones are: a full disk or a damaged image must not leave half of what was asked for.
         let flat = match snapshot.memory.as_ref().filter(|_| request.start && start == StartMode::Warm) {
-            Some(memory) => self.flat(&memory.image, &snapshot.hardware)?.ok(),
+            Some(memory) => self.memory_file(&memory.image, &snapshot.hardware)?.ok(),
             None => None,
         };
         let identity = |name: VmName| {

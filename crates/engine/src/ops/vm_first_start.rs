@@ -16,11 +16,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::capture::image;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{Flat, NotShared};
 use crate::images::{image_id, store_error};
+use crate::machine_image;
 use crate::ops::guest::Resumed;
 use crate::ops::vm_start::{StartReport, VmStart};
 use crate::record::journal::{Cause, RedoPlan, UndoPlan};
@@ -46,7 +46,7 @@ impl Operation {
     ) -> Result<StartReport> {
         let cold_hint = format!("`vmrewind vm start {} --cold` boots it from its disks", held.record.name);
         let flat = self
-            .flat(&first.image, &held.record.hardware)
+            .memory_file(&first.image, &held.record.hardware)
             .map_err(|error| if error.hint_text().is_none() { error.hint(cold_hint) } else { error })?;
         let undo = UndoPlan {
             cause: Cause::Restore,
@@ -130,7 +130,7 @@ impl Operation {
             .store
             .open_image(&image_id(&first.image)?)
             .map_err(|error| store_error("cannot read the snapshot's memory", error))?;
-        let captured = image::captured(&reader)?;
+        let captured = machine_image::captured(&reader)?;
         let feed = Feed {
             ctx: &self.ctx,
             image: &reader,

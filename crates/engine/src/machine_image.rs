@@ -2,9 +2,8 @@
 //! rest as attachments (docs/format.md, "Machine images").
 
 use vmrewind_qemu::stream::{Captured, Parts, Summary};
-use vmrewind_store::{ImageReader, ImageSummary};
+use vmrewind_store::{ImageReader, ImageSummary, ImageWriter};
 
-use crate::capture::receive::Received;
 use crate::error::{Error, Result};
 use crate::images::store_error;
 
@@ -13,8 +12,7 @@ const CONFIGURATION: &str = "configuration";
 const DEVICE_STATE: &str = "device-state";
 
 /// Adds everything but pages and makes the image durable.
-pub(crate) fn finish(received: Received) -> Result<ImageSummary> {
-    let Received { captured, mut image, guess: _ } = received;
+pub(crate) fn finish(captured: Captured, mut image: ImageWriter) -> Result<ImageSummary> {
     let parts = captured.into_parts();
     let summary = serde_json::to_vec(&parts.summary)
         .map_err(|error| Error::failed("cannot encode the machine's summary").because(error))?;

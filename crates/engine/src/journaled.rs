@@ -148,6 +148,14 @@ impl Ledger<'_> {
         if plan.guest_ran {
             let_guest_go(&monitor)?;
         }
+        if let Some(settings) = &plan.migration {
+            // QEMU takes no settings while it migrates.
+            end_migration(&monitor)?;
+            if let Err(error) = monitor.put_back(settings) {
+                // No reason to leave the rest undone.
+                tracing::warn!("QEMU's migration settings are not as they were: {}", error.in_one_line());
+            }
+        }
         let nodes = monitor.nodes()?;
         let mut kept = Vec::new();
         for overlay in &plan.overlays {
@@ -264,6 +272,19 @@ fn let_guest_go(monitor: &Monitor) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Ends a migration of ours that is under way, whatever the guest does.
+fn end_migration(monitor: &Monitor) -> Result<()> {
+    let deadline = Instant::now() + LET_GO_PATIENCE;
+    while !monitor.migration()?.status.is_none_or(|status| status.is_over()) {
+        if Instant::now() >= deadline {
+            return Err(Error::failed("QEMU does not end a migration"));
+        }
+        monitor.cancel_migration()?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod journaled;
 mod layers;
 mod lazy;
 mod machine_image;
+mod migration;
 mod monitor;
 mod ops;
 mod parallel;

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
     BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, Migrate, MigrateCancel,
-    MigrateContinue, MigrateIncoming, MigrateSetCapabilities, MigrateSetParameters, MigrationInfo,
-    MigrationParameters, MigrationStatus, QueryChardev, QueryKvm, QueryMemdev, QueryMigrate,
-    QueryMigrateCapabilities, QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop,
-    SystemPowerdown, Transaction,
+    MigrateContinue, MigrateIncoming, MigrateSetParameters, MigrationInfo, MigrationParameters,
+    MigrationStatus, QueryChardev, QueryKvm, QueryMemdev, QueryMigrate, QueryNamedBlockNodes, QueryStatus,
+    Quit, RunState, SetLink, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
@@ -68,7 +67,7 @@ impl Monitor {
         Ok(Self { client })
     }
 
-    fn execute<C: Command>(&self, command: &C) -> Result<C::Reply> {
+    pub(crate) fn execute<C: Command>(&self, command: &C) -> Result<C::Reply> {
         self.client.execute(command, ANSWER_PATIENCE).map_err(|error| {
             self.show_transcript();
             qmp_error(error)
@@ -212,27 +211,6 @@ impl Monitor {
         self.execute(&Transaction::of_snapshots(disks.iter().map(snapshot))).map(drop)
     }
 
-    /// Sets exactly these of the capabilities that vmrewind uses, and no limit on bandwidth.
-    pub(crate) fn prepare_migration(&self, on: &[&str], downtime_ms: u64) -> Result<()> {
-        const USED: [&str; 4] = ["events", "pause-before-switchover", "background-snapshot", "postcopy-ram"];
-        let known = self.execute(&QueryMigrateCapabilities)?;
-        let known = |name: &str| known.iter().any(|capability| capability.capability == name);
-        // Off first: QEMU refuses some of them together.
-        for state in [false, true] {
-            let set = USED
-                .iter()
-                .filter(|name| known(name) && on.contains(*name) == state)
-                .map(|name| (*name, state));
-            self.execute(&MigrateSetCapabilities::of(set))?;
-        }
-        let parameters = MigrationParameters {
-            max_bandwidth: Some(0),
-            downtime_limit_ms: Some(downtime_ms),
-            ..MigrationParameters::default()
-        };
-        self.execute(&MigrateSetParameters(parameters)).map(drop)
-    }
-
     /// Changes what a migration under way aims at for the guest's downtime.
     pub(crate) fn set_downtime_goal(&self, downtime_ms: u64) -> Result<()> {
         let parameters =
@@ -248,12 +226,6 @@ impl Monitor {
     /// Starts to listen for a VM's state on a socket.
     pub(crate) fn migrate_incoming(&self, socket: &Path) -> Result<()> {
         self.execute(&MigrateIncoming { uri: format!("unix:{}", socket.display()) }).map(drop)
-    }
-
-    /// Makes a QEMU that waits for a migration ready to run before its memory is there.
-    pub(crate) fn prepare_postcopy(&self) -> Result<()> {
-        let on = [("events", true), ("postcopy-ram", true)];
-        self.execute(&MigrateSetCapabilities::of(on)).map(drop)
     }
 
     /// Goes on from pre-switchover.

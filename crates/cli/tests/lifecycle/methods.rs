@@ -88,3 +88,30 @@ fn a_pause_that_is_too_long_is_refused() {
     assert!(view["pause_ms"].as_f64().is_some_and(|pause| pause > 0.0 && pause <= 20_000.0), "{view}");
     guest.play(&[Restore("one"), Stop]);
 }
+
+/// Guards a tool that migrates the same VM: what it has set in QEMU does not break a capture, and is as it was after one, after
+/// one that failed, and after one that was killed.
+#[test]
+fn migration_settings_of_others_are_as_they_were() {
+    let rig = rig();
+    let guest = rig.guest(GuestSpec::new("settings").disk("disk.qcow2", "qcow2", DiskKind::Virtio));
+    let on = ["multifd", "auto-converge", "return-path"];
+    let on = on.map(|name| json!({ "capability": name, "state": true }));
+    guest.qmp("migrate-set-capabilities", &json!({ "capabilities": on }));
+    guest.qmp("migrate-set-parameters", &json!({ "max-bandwidth": 1 << 20, "downtime-limit": 77 }));
+    let settings = || {
+        ["query-migrate-capabilities", "query-migrate-parameters"].map(|query| guest.qmp(query, &json!({})))
+    };
+    let before = settings();
+    guest.snapshot("one", &[]);
+    assert_eq!(settings(), before, "after a capture");
+    rig.run_fails(&["snapshot", "create", "settings", "no", "--max-pause", "50us"], 5);
+    assert_eq!(settings(), before, "after a failure");
+    for step in ["guest-stopped", "memory-taken"] {
+        rig.stop_at(step, &["snapshot", "create", "settings", "no"]).kill();
+        guest.runs();
+        rig.run_fails(&["snapshot", "show", "settings@no"], 4);
+        assert_eq!(settings(), before, "after one that was killed at {step}");
+    }
+    guest.play(&[Restore("one"), Stop]);
+}

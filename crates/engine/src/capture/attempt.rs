@@ -18,7 +18,7 @@ use crate::ids::{SnapshotId, VmName};
 use crate::images::{image_id, store_error};
 use crate::machine_image;
 use crate::monitor::{DiskSwitch, Monitor};
-use crate::record::journal::Overlay;
+use crate::record::journal::{MigrationSettings, Overlay};
 use crate::record::snapshot::Method;
 use crate::record::vm::VmRecord;
 use crate::record::working_set::WorkingSet;
@@ -44,6 +44,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) overlays: &'a [Overlay],
     /// Whether the guest runs and is to run afterwards.
     pub(crate) guest_runs: bool,
+    /// QEMU's migration settings, which a capture of the memory puts back.
+    pub(crate) migration: Option<&'a MigrationSettings>,
 }
 
 /// Where its memory goes, and how.
@@ -111,11 +113,22 @@ pub(crate) fn capture(subject: &Subject<'_>, into: &Destination<'_>) -> Result<M
     }
     let taken = taken?;
     ctx.reached("memory-taken");
+    // The guest runs again. What fails before is undone, and this with it.
+    put_back(subject.migration, &monitor);
     let guess = (!taken.received.guess.is_empty())
         .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
     let memory = machine_image::finish(taken.received.captured, taken.received.image)?;
     ctx.reached("image-durable");
     Ok(Moment { pause: taken.pause, at: taken.instant, memory: Some(memory), guess })
+}
+
+/// Puts QEMU's migration settings back. A snapshot is whole without it, so that what fails is only told.
+fn put_back(settings: Option<&MigrationSettings>, monitor: &Monitor) {
+    if let Some(settings) = settings
+        && let Err(error) = monitor.put_back(settings)
+    {
+        tracing::warn!("QEMU's migration settings are not as they were: {}", error.in_one_line());
+    }
 }
 
 /// Puts the new layers on top of the disks of a guest that goes on running: an instant without memory.

@@ -188,7 +188,7 @@ impl Operation {
     fn feed_lazily(&self, target: &Target<'_>, started: &Started, server: &mut Server) -> Result<(), Fed> {
         let monitor = started.monitor().map_err(Fed::Final)?;
         let refused = |error| if monitor.is_gone() { Fed::Lost(error) } else { Fed::Refused(error) };
-        monitor.prepare_postcopy().map_err(refused)?;
+        monitor.prepare_incoming(&["events", "postcopy-ram"]).map_err(refused)?;
         recovery::arrange(&started.process.run).map_err(refused)?;
         let path = started.process.run.join(socket::LAZY);
         let _ = std::fs::remove_file(&path);

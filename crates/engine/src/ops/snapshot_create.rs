@@ -24,7 +24,7 @@ use crate::layers::{base, overlay};
 use crate::lazy;
 use crate::monitor::Monitor;
 use crate::record::RECORD_VERSION;
-use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
+use crate::record::journal::{Cause, MigrationSettings, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{
     FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, Snapshots, milliseconds,
 };
@@ -238,12 +238,13 @@ impl Operation {
             image: (method != Method::None).then(|| plan.id.to_string()),
             qemu: process.map(|process| process.mark),
             guest_ran: plan.guest_runs,
+            migration: self.migration_settings(process, method)?,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo)?;
         let frozen = self
             .make_layers(held, &undo.overlays)
             .map_err(Miss::Final)
-            .and_then(|()| self.freeze(held, plan, process, method, &undo.overlays, max_pause));
+            .and_then(|()| self.freeze(held, plan, process, method, &undo, max_pause));
         match frozen {
             Ok(moment) => Ok(Outcome { method, undo, moment }),
             Err(Miss::Method(error)) => match self.undo_attempt(held, &undo, error) {
@@ -256,6 +257,16 @@ impl Operation {
             },
             Err(Miss::Final(error)) => Err(Miss::Final(self.undo_attempt(held, &undo, error))),
         }
+    }
+
+    /// What a capture of the memory changes in QEMU, before it does.
+    fn migration_settings(
+        &self,
+        process: Option<&Process>,
+        method: Method,
+    ) -> Result<Option<MigrationSettings>> {
+        let Some(process) = process.filter(|_| method != Method::None) else { return Ok(None) };
+        Monitor::connect(&process.run, socket::OPERATION)?.migration_settings().map(Some)
     }
 
     fn make_layers(&self, held: &Held, overlays: &[Overlay]) -> Result<()> {
@@ -274,7 +285,7 @@ impl Operation {
         plan: &Plan,
         process: Option<&Process>,
         method: Method,
-        overlays: &[Overlay],
+        undo: &UndoPlan,
         max_pause: Option<Duration>,
     ) -> std::result::Result<Moment, Miss> {
         // Without a QEMU the new layers become the active ones by the commit alone.
@@ -284,8 +295,9 @@ impl Operation {
             folder: &held.folder,
             record: &held.record,
             process,
-            overlays,
+            overlays: &undo.overlays,
             guest_runs: plan.guest_runs,
+            migration: undo.migration.as_ref(),
         };
         if method == Method::None {
             return Ok(capture_disks(&subject)?);

@@ -104,6 +104,7 @@ impl Operation {
             image: None,
             qemu: old.as_ref().map(|process| process.mark),
             guest_ran: was == Old::Running,
+            migration: None,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
         let brought = self.bring(&held, &plan, old.as_ref(), memory.as_ref());

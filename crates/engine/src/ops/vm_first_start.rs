@@ -54,6 +54,7 @@ impl Operation {
             image: None,
             qemu: None,
             guest_ran: false,
+            migration: None,
         };
         let ledger = self.ledger(&held.folder);
         ledger.prepare(OPERATION, &undo)?;

@@ -14,6 +14,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::ids::{LayerId, SnapshotId};
@@ -59,6 +60,18 @@ pub(crate) struct UndoPlan {
     pub(crate) qemu: Option<ProcessMark>,
     /// Whether the guest ran before, and so must run again.
     pub(crate) guest_ran: bool,
+    /// QEMU's migration settings as they were, where the operation changes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) migration: Option<MigrationSettings>,
+}
+
+/// What a capture changes of QEMU's migration settings, as it was before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct MigrationSettings {
+    /// The capabilities that were on; all others were off.
+    pub(crate) on: Vec<String>,
+    /// Parameters by QEMU's names, and their values.
+    pub(crate) parameters: Map<String, Value>,
 }
 
 /// What kind of operation made new layers.
@@ -188,6 +201,7 @@ mod tests {
             image: None,
             qemu: None,
             guest_ran: false,
+            migration: None,
         };
         let redo = RedoPlan::of(serde_json::from_str(VM).unwrap());
         let save = |phase| Journal::new("test", Timestamp::UNIX_EPOCH, phase).save(&folder).unwrap();

@@ -35,7 +35,7 @@ pub(crate) fn load_from(
     let socket = started.process.run.join(socket::STREAM);
     let monitor = started.monitor()?;
     let mut events = monitor.events();
-    monitor.prepare_migration(&["events"], 300)?;
+    monitor.prepare_incoming(&["events"])?;
     monitor.migrate_incoming(&socket)?;
     let sent = send(&socket);
     let _ = std::fs::remove_file(&socket);

@@ -59,6 +59,8 @@ pub(super) fn fresh(
     encoder.command(out, command::ADVISE, &sizes)?;
     encoder.section_start(out)?;
     encoder.command(out, command::RAM_DISCARD, &discard(captured, host_page_bytes))?;
+    // From LISTEN on a thread of QEMU reads pages from the stream, while its main thread loads devices, which touch pages.
+    // So devices come in a package, which is read whole before: out of the stream they would wait for pages behind them.
     let mut package = Vec::new();
     encoder.command(&mut package, command::LISTEN, &[])?;
     package.extend_from_slice(captured.device_state.without_eof());

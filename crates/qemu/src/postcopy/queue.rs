@@ -137,6 +137,7 @@ impl Backlog {
     pub(super) fn next_fault(&mut self, around: u64) -> Option<Vec<Piece>> {
         while let Some(PageAddress { block: at, page }) = self.faults.pop_front() {
             let mut pieces = Vec::new();
+            // It can have gone out since, as a neighbour or by the push.
             let Some(content) = self.choose(at, page, &mut pieces) else { continue };
             let around = around.max(1).next_multiple_of(self.host_pages);
             let start = page - page % around;
@@ -191,6 +192,7 @@ impl Backlog {
                 self.choose(at, page, &mut pieces);
                 page += self.host_pages;
             }
+            // It never goes back: what is behind it was chosen, and what a fault chooses ahead of it is skipped.
             self.cursor.page = page;
             return Some(pieces);
         }

@@ -216,6 +216,7 @@ impl<'a> Source<'a> {
         match message {
             Message::Request { block, pages } => self.ask(block, pages, now),
             Message::Pong(opening::RUN_PING) if self.state == State::Loading => self.serve(now),
+            // The one that opens the return path is answered before anything is loaded.
             Message::Pong(_) => {}
             Message::Bitmap { block, received } => match self.state {
                 State::Bitmaps(missing) => {
@@ -229,6 +230,7 @@ impl<'a> Source<'a> {
             Message::Shut { failed: true } => {
                 return Err(SourceError::GivenUp { what: "it met an error" });
             }
+            // Only an answer to our END says that all came.
             Message::Shut { failed: false } if self.state == State::Ending => self.state = State::Over,
             Message::Shut { failed: false } => {
                 return Err(SourceError::GivenUp { what: "it ended before all was sent" });
@@ -239,6 +241,7 @@ impl<'a> Source<'a> {
 
     fn serve(&mut self, now: Duration) {
         self.state = State::Serving;
+        // What is pushed meanwhile would stand in the way of the guest's first faults, on the same connection.
         self.push_from = Some(now + self.options.push_after);
     }
 
@@ -251,6 +254,7 @@ impl<'a> Source<'a> {
 
     fn remember(&mut self, pages: impl IntoIterator<Item = PageAddress>, now: Duration) {
         let since = now.saturating_sub(self.first_asked.unwrap_or(now));
+        // Later on it is the guest's work that asks, which is another one the next time.
         if since > self.options.remember_for {
             return;
         }
@@ -269,6 +273,7 @@ impl<'a> Source<'a> {
     pub fn next(&mut self, lane: Lane, now: Duration) -> Next {
         match (lane, self.state) {
             (_, State::Over) => Next::Over,
+            // One lane alone opens and ends, so that neither is said twice.
             (Lane::Faults, State::Fresh | State::Recovering | State::Received) => Next::Say,
             (Lane::Faults, State::Loading | State::Serving) => self.next_fault(now),
             (Lane::Push, State::Loading | State::Serving) => self.next_push(now),
@@ -278,6 +283,7 @@ impl<'a> Source<'a> {
 
     fn next_fault(&mut self, now: Duration) -> Next {
         if let Some(pieces) = self.backlog.next_fault(self.options.around_pages) {
+            // Neighbours of zeros cost little when they are asked for, and would take the places of pages that do not.
             let with_data = pieces.iter().filter(|piece| piece.content == Content::Data);
             let pages = with_data.flat_map(Piece::addresses);
             self.remember(pages, now);
@@ -286,6 +292,8 @@ impl<'a> Source<'a> {
         if self.is_all_sent() { Next::Say } else { Next::Wait(None) }
     }
 
+    /// Whether the end can be said. A batch that is still being read must go out before it: the end of the stream is
+    /// behind END, and nothing is read behind that.
     fn is_all_sent(&self) -> bool {
         self.state == State::Serving && self.unfilled == 0 && self.backlog.is_empty()
     }
@@ -308,6 +316,7 @@ impl<'a> Source<'a> {
                 opening::resume(&mut self.encoder, out)?;
                 self.state = State::Resuming;
             }
+            // Asked again, since the other lane can have got zeros of the working set since this one was told to say it.
             State::Serving if self.is_all_sent() => {
                 self.encoder.section_end(out)?;
                 self.encoder.eof(out);
@@ -319,6 +328,7 @@ impl<'a> Source<'a> {
     }
 
     fn next_push(&mut self, now: Duration) -> Next {
+        // The connection is one: bytes of a push that are in it already are what a processor of the guest waits behind.
         if self.backlog.is_asked() {
             return Next::Wait(None);
         }

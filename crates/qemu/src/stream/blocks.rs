@@ -3,7 +3,7 @@
 //! ```text
 //! be64 sum of lengths | 0x04, then until the sum is used up:
 //!     u8 length | name | be64 length of the block
-//!     [be64 page size]      sent if the source is prepared for postcopy and it is not 4096
+//!     [be64 page size]      sent if the source is prepared for postcopy and it is not that of its host
 //!     [be64 guest address]  sent with capability x-ignore-shared
 //! ```
 //! Whether a page size is there is not written: a name is never empty and a record never has no flags, so the

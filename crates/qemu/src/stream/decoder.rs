@@ -204,6 +204,7 @@ impl Decoder {
                 return Ok(());
             }
             let mut carry = std::mem::take(&mut self.carry);
+            // A piece can ask for more once its head is there: a record does, for the name of its block.
             let used = self.pieces(&carry, sink)?;
             carry.drain(..used.min(carry.len()));
             self.carry = carry;

@@ -122,6 +122,7 @@ impl Client {
 
     fn run(&self, name: &str, arguments: &Value, timeout: Duration) -> Result<Value, QmpError> {
         let deadline = Deadline::after(timeout);
+        // Known to the session before it is sent: the reply can be there before this thread goes on.
         let (id, line) = self.link.shared.request(name, arguments)?;
         self.link.send(&line, deadline);
         let result = self
@@ -171,6 +172,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        // Before the socket is closed, so that waiters are told of this end and not of what the reader makes of it.
         self.shared.fail(SessionError::Closed);
         close(&lock(&self.writer));
         if let Some(reader) = self.reader.take() {
@@ -191,6 +193,7 @@ impl Reader {
     fn run(mut self) {
         let error = self.read_all();
         self.shared.fail(error);
+        // QEMU serves one client at a time: it need not wait for this one to be dropped.
         close(&self.stream);
     }
 
@@ -209,6 +212,7 @@ impl Reader {
                 Err(error) => return error,
             };
             for line in outgoing {
+                // Without a deadline: this is negotiation, whose end its caller waits for by its own.
                 let sent = connection::send(&lock(&self.writer), &line, Deadline::never());
                 if let Err(error) = sent {
                     return connection::write_error(error.source);

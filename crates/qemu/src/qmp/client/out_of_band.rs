@@ -74,7 +74,7 @@ impl OutOfBandClient {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let open = |options: &mut OpenOptions, pipe: &Path| options.custom_flags(flags).open(pipe);
         let cannot = |source| QmpError::Connect { socket: path.to_owned(), source: Arc::new(source) };
-        // Fails where nobody has it open for reading.
+        // Fails where nobody has it open for reading: a QEMU that is gone is told at once.
         let commands = open(OpenOptions::new().write(true), &commands_of(path)).map_err(cannot)?;
         loop {
             match flock(&commands, FlockOperation::NonBlockingLockExclusive) {
@@ -88,6 +88,7 @@ impl OutOfBandClient {
             }
             std::thread::sleep(TURN_PAUSE);
         }
+        // Not before the lock is held: whoever has it open takes answers out of it.
         let answers = open(OpenOptions::new().read(true), &answers_of(path)).map_err(cannot)?;
         let lines = LineBuffer::new(MAX_LINE_BYTES);
         Ok(Self { commands, answers, lines, id, requests: 0 })

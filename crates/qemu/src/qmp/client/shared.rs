@@ -53,6 +53,7 @@ impl Shared {
         let mut inner = self.lock();
         inner.session.receive(bytes);
         let result = inner.absorb();
+        // Woken in case of an error too: what came before it is there for its waiters.
         let outgoing = inner.session.take_outgoing();
         for line in &outgoing {
             inner.transcript.sent(line);
@@ -88,6 +89,7 @@ impl Shared {
     /// Forgets a request whose caller has stopped waiting; its late reply is dropped.
     pub(super) fn give_up(&self, id: RequestId) {
         let mut inner = self.lock();
+        // The reply can have come since the time was up. Left there it would be kept for as long as the connection lasts.
         if inner.replies.remove(&id).is_none() {
             inner.session.give_up(id);
         }

@@ -188,6 +188,7 @@ impl Decoder {
                 let page = self.page_number(block, value)?;
                 let data: &[u8; PAGE_SIZE] = reader.array()?;
                 sink.page(block, page, data).map_err(Halt::Sink)?;
+                // Not before the record is whole: one that is split is read again from its start.
                 self.previous = Some(block);
                 self.pages += 1;
             }
@@ -242,6 +243,7 @@ impl Decoder {
             return Err(Fault::NoFooter { tag }.into());
         }
         let found = reader.u32()?;
+        // QEMU ends each section with its number: one that is another's means that records were taken for what they are not.
         match self.ram {
             Ram::Started { id } | Ram::Ended { id } if id == found => self.stage = Stage::Between,
             Ram::Started { id: expected } | Ram::Ended { id: expected } => {

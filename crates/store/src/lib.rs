@@ -34,6 +34,7 @@ mod reader;
 mod shared;
 mod storage;
 mod store;
+mod sync;
 #[cfg(test)]
 mod testing;
 mod tree;

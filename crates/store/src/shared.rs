@@ -11,9 +11,10 @@
 //! use it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Mutex, PoisonError};
 use crate::error::StoreError;
 use crate::hash::PackId;
 use crate::id::ImageId;
@@ -42,13 +43,12 @@ pub(crate) const LOCK_NAME: &str = "lock";
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     is_closed: AtomicBool,
-    /// Whether a sync of the folder has failed; held while one is under way.
-    names_lost: Mutex<bool>,
+    names: NameSync,
 }
 
 impl Shared {
     pub(crate) fn new(storage: Arc<dyn Storage>) -> Shared {
-        Shared { storage, is_closed: AtomicBool::new(false), names_lost: Mutex::new(false) }
+        Shared { storage, is_closed: AtomicBool::new(false), names: NameSync::default() }
     }
 
     /// Says whether nothing may be written any more, by anybody.
@@ -64,22 +64,16 @@ impl Shared {
         self.failed(op, name, source)
     }
 
-    /// Makes all names durable as they are.
-    ///
-    /// Of a failed sync the system tells one caller only, by the folder's one handle: the next sync is said to have worked,
-    /// whatever became of the names. So no two run at once, and after a failure there is none: whoever comes later, with
-    /// names that were given before or after, is told that the store is closed.
+    /// Makes all names durable as they are; a failure closes the store, and is told to whoever comes later too.
     pub(crate) fn sync_names(&self, name: &str) -> Result<(), StoreError> {
-        let mut names_lost = self.names_lost.lock().unwrap_or_else(PoisonError::into_inner);
-        if *names_lost {
-            return Err(StoreError::Latched);
+        match self.names.sync(|| self.storage.sync_dir()) {
+            NamesAre::Durable => Ok(()),
+            NamesAre::Lost(None) => Err(StoreError::Latched),
+            NamesAre::Lost(Some(error)) => {
+                self.is_closed.store(true, Ordering::Relaxed);
+                Err(self.failed("sync the folder of", name, error))
+            }
         }
-        self.storage.sync_dir().map_err(|error| {
-            // Before the lock is free: nobody gets in between the failure and its being known.
-            *names_lost = true;
-            self.is_closed.store(true, Ordering::Relaxed);
-            self.failed("sync the folder of", name, error)
-        })
     }
 
     /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
@@ -96,6 +90,39 @@ impl Shared {
     /// Describes a failure that is no write's: it closes nothing.
     pub(crate) fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
         StoreError::io(&*self.storage, op, name, source)
+    }
+}
+
+/// Makes names durable, for all that gave some.
+///
+/// Of a failed sync of a folder the system tells one caller only: the next sync is said to have worked, whatever became of
+/// the names. So no two run at once, and after a failure there is none.
+#[derive(Default)]
+struct NameSync {
+    /// Held while a sync is under way, so that nobody gets in between a failure and its being known.
+    has_failed: Mutex<bool>,
+}
+
+/// What is known of the names that were given before a sync.
+enum NamesAre {
+    Durable,
+    /// Some may be lost: the error, where it was met just now.
+    Lost(Option<io::Error>),
+}
+
+impl NameSync {
+    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> NamesAre {
+        let mut has_failed = self.has_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_failed {
+            return NamesAre::Lost(None);
+        }
+        match sync() {
+            Ok(()) => NamesAre::Durable,
+            Err(error) => {
+                *has_failed = true;
+                NamesAre::Lost(Some(error))
+            }
+        }
     }
 }
 
@@ -197,7 +224,40 @@ pub(crate) fn is_part(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sync::{explore, thread};
     use super::*;
+
+    // The system says once that names could not be synced. Of two that sync at that moment, only one hears of it from the
+    // system, and the other must not believe that what it named is durable.
+    #[test]
+    fn of_two_syncs_at_once_none_works_after_one_that_failed() {
+        explore(|| {
+            let names = Arc::new(NameSync::default());
+            // Names that were given and not synced yet, and those that were lost, as bits.
+            let disk = Arc::new(Mutex::new((0_u32, 0_u32)));
+            let sync_dir = |disk: &Mutex<(u32, u32)>, fails: bool| {
+                let mut state = disk.lock().expect("no panic");
+                let (pending, lost) = *state;
+                *state = (0, if fails { lost | pending } else { lost });
+                if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            };
+            let writers: Vec<_> = (0..3)
+                .map(|writer: u32| {
+                    let (names, disk) = (Arc::clone(&names), Arc::clone(&disk));
+                    thread::spawn(move || {
+                        disk.lock().expect("no panic").0 |= 1 << writer;
+                        let synced = names.sync(|| sync_dir(&disk, writer == 0));
+                        let is_lost = disk.lock().expect("no panic").1 & 1 << writer != 0;
+                        assert!(
+                            !is_lost || matches!(synced, NamesAre::Lost(_)),
+                            "writer {writer} was not told"
+                        );
+                    })
+                })
+                .collect();
+            writers.into_iter().for_each(|writer| writer.join().expect("no panic"));
+        });
+    }
 
     // Names of other files must not pass for packs, or gc could remove them.
     #[test]

@@ -11,9 +11,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::batch::{BATCH_BYTES, Batch, Item};
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::storage::{Storage, StorageFile};
 
 /// Bytes of the spill file for one batch: a batch can pass its limit by the last block.
@@ -231,6 +232,7 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sync::{alone, explore, thread};
     use super::*;
     use crate::block::BlockSize;
     use crate::storage::DirStorage;
@@ -266,50 +268,70 @@ mod tests {
     // The last put of a page wins: batches must come out in order, whether they went through memory or the file.
     #[test]
     fn order_is_kept_through_memory_and_spill_file() {
-        let (folder, intake) = intake(3 * 4200, 4);
-        for tag in 0..7 {
-            intake.push(batch(tag)).expect("there is room");
-        }
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "the file has no name");
-        assert_eq!(intake.lock().spill.slots, 4);
-        intake.close();
-        assert_eq!(tags(&intake), (0..7).map(|tag| (u64::from(tag), tag)).collect::<Vec<_>>());
+        alone(|| {
+            let (folder, intake) = intake(3 * 4200, 4);
+            for tag in 0..7 {
+                intake.push(batch(tag)).expect("there is room");
+            }
+            assert_eq!(
+                std::fs::read_dir(folder.path()).expect("a folder").count(),
+                0,
+                "the file has no name"
+            );
+            assert_eq!(intake.lock().spill.slots, 4);
+            intake.close();
+            assert_eq!(tags(&intake), (0..7).map(|tag| (u64::from(tag), tag)).collect::<Vec<_>>());
+        });
     }
 
     // The bound is the promise that a capture does not eat the host's memory or disk: a full queue makes its caller wait.
+    // Whoever takes the batches, each comes out once, with its number and content, and all end when no more come.
     #[test]
     fn a_full_queue_waits_until_there_is_room() {
-        let (_folder, intake) = intake(4200, 2);
-        for tag in 0..3 {
-            intake.push(batch(tag)).expect("there is room");
-        }
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for tag in 3..40 {
+        const BATCHES: u8 = 8;
+        for spill_slots in [0, 2] {
+            explore(move || {
+                let (_folder, intake) = intake(2 * 4200, spill_slots);
+                let intake = Arc::new(intake);
+                let workers: Vec<_> = (0..2)
+                    .map(|_| {
+                        let intake = Arc::clone(&intake);
+                        thread::spawn(move || tags(&intake))
+                    })
+                    .collect();
+                for tag in 0..BATCHES {
                     intake.push(batch(tag)).expect("room comes");
+                    let state = intake.lock();
+                    assert!(state.memory_bytes <= 2 * 4200 && state.spill.slots <= spill_slots, "bounded");
                 }
                 intake.close();
+                let mut found: Vec<_> =
+                    workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect();
+                found.sort_unstable();
+                assert_eq!(found, (0..BATCHES).map(|tag| (u64::from(tag), tag)).collect::<Vec<_>>());
             });
-            let mut found = Vec::new();
-            while let Some((_, batch)) = intake.pop().expect("readable") {
-                found.push(batch.items[1].block);
-                let state = intake.lock();
-                assert!(state.memory_bytes <= 4200 && state.spill.slots <= 2, "within the bounds");
-            }
-            assert_eq!(found, (0..40).collect::<Vec<_>>());
-        });
+        }
     }
 
-    // A caller that waits must hear that the workers have failed, or a capture would hang.
+    // A caller that waits must hear that the workers have failed, and so must a worker that waits, or a capture would hang.
     #[test]
-    fn stopping_wakes_a_waiting_caller() {
-        let (_folder, intake) = intake(0, 0);
-        intake.push(batch(0)).expect("one is always taken");
-        std::thread::scope(|scope| {
-            let pushed = scope.spawn(|| intake.push(batch(1)).map(|_| ()));
+    fn stopping_wakes_all_that_wait() {
+        explore(|| {
+            let (_folder, intake) = intake(0, 0);
+            let intake = Arc::new(intake);
+            intake.push(batch(0)).expect("one is always taken");
+            let caller = {
+                let intake = Arc::clone(&intake);
+                thread::spawn(move || (1..4).try_for_each(|tag| intake.push(batch(tag)).map(drop)).is_err())
+            };
+            let worker = {
+                let intake = Arc::clone(&intake);
+                thread::spawn(move || drop(intake.pop()))
+            };
             intake.stop();
-            assert!(pushed.join().expect("no panic").is_err());
+            assert!(caller.join().expect("no panic"), "two batches are never taken");
+            worker.join().expect("no panic");
+            assert!(intake.pop().expect("nothing to read").is_none());
         });
-        assert!(intake.pop().expect("nothing to read").is_none());
     }
 }

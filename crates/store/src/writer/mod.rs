@@ -22,6 +22,8 @@ mod parent;
 mod publish;
 mod reorder;
 mod scatter;
+#[cfg(test)]
+mod schedules;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -56,6 +58,7 @@ use crate::ordered;
 use crate::reader::ImageReader;
 use crate::shared::{Latch, part_name};
 use crate::storage::StorageFile;
+use crate::sync;
 
 /// Default of [`WriteOptions::queue_bytes`].
 const DEFAULT_QUEUE_BYTES: usize = 64 << 20;

@@ -4,12 +4,12 @@
 //! those of all earlier batches are in the page maps. How far a worker may be ahead is bounded.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::page_map::{PageMap, Place};
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Batches whose results can wait.
-const WINDOW: u64 = 1024;
+/// Batches whose results can wait; few in tests, so that they come to wait.
+const WINDOW: u64 = if cfg!(test) { 4 } else { 1024 };
 
 /// Where one block is.
 #[derive(Debug, Clone, Copy)]
@@ -100,42 +100,58 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::sync::atomic::{AtomicU64, Ordering};
+    use super::super::sync::{explore, thread};
     use super::*;
 
     fn result(group: u32) -> Vec<Placed> {
         vec![Placed { space: 1, block: 0, place: Place::Group(group, 0) }]
     }
 
-    // Results come in any order; the block must end where the last batch put it.
+    // Results come in any order; the block must end where the last batch put it. A worker that runs ahead must not pile
+    // results up without bound, and the one that all wait for must not wait itself.
     #[test]
     fn the_last_batch_wins_in_any_order() {
-        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
-            let reorder = Reorder::default();
-            for batch in order {
-                reorder.put(batch, result(u32::try_from(batch).expect("small")));
-            }
+        const BATCHES: u64 = 3 * WINDOW;
+        explore(|| {
+            let (reorder, next) = (Arc::new(Reorder::default()), Arc::new(AtomicU64::new(0)));
+            let workers: Vec<_> = (0..3)
+                .map(|_| {
+                    let (reorder, next) = (Arc::clone(&reorder), Arc::clone(&next));
+                    thread::spawn(move || {
+                        loop {
+                            let batch = next.fetch_add(1, Ordering::SeqCst);
+                            if batch >= BATCHES {
+                                return;
+                            }
+                            reorder.put(batch, result(u32::try_from(batch).expect("small")));
+                            let state = reorder.lock();
+                            assert!((state.waiting.len() as u64) < WINDOW, "{} wait", state.waiting.len());
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
             let maps = reorder.take_maps();
             let found: Vec<_> = maps[1].regions().flat_map(|(_, region)| region.blocks()).collect();
-            assert_eq!(found, [(0, Place::Group(2, 0))], "{order:?}");
-        }
+            let last = u32::try_from(BATCHES - 1).expect("small");
+            assert_eq!(found, [(0, Place::Group(last, 0))]);
+        });
     }
 
-    // A worker that runs ahead must not pile results up without bound, and must not wait for itself.
+    // Where the image is given up, a worker that waits for a batch that never comes must end.
     #[test]
-    fn a_worker_too_far_ahead_waits_for_the_others() {
-        let reorder = Reorder::default();
-        std::thread::scope(|scope| {
-            let ahead = scope.spawn(|| {
-                for batch in 1..2 * WINDOW {
-                    reorder.put(batch, result(1));
-                }
-            });
-            while reorder.lock().waiting.len() as u64 != WINDOW - 1 {
-                std::thread::yield_now();
-            }
-            assert!(!ahead.is_finished());
-            reorder.put(0, result(0));
+    fn stopping_wakes_a_worker_that_is_ahead() {
+        explore(|| {
+            let reorder = Arc::new(Reorder::default());
+            let ahead = {
+                let reorder = Arc::clone(&reorder);
+                thread::spawn(move || reorder.put(WINDOW, result(1)))
+            };
+            reorder.stop();
+            ahead.join().expect("no panic");
         });
-        assert_eq!(reorder.lock().next, 2 * WINDOW);
     }
 }

@@ -21,7 +21,7 @@ use super::page_map::Place;
 use super::parent::{Likeness, ParentLeaf, ParentSpace};
 use super::reorder::{Placed, Reorder};
 use super::scatter::given_up_in_run;
-use super::seen::{Claim, Seen, SlotPlace};
+use super::seen::{Seen, SlotPlace};
 use crate::block::BlockSize;
 use crate::entry::{Encoding, ObjectKind};
 use crate::error::StoreError;
@@ -69,26 +69,16 @@ impl Work {
     }
 
     /// Claims a place for a block that is to be stored, unless it has been stored meanwhile: then that place is returned.
-    fn claim(&self, content: &Content<'_>, place: SlotPlace) -> Result<Option<Place>, StoreError> {
-        let mut looked = content.looked;
-        loop {
-            match self.seen.claim(content.hash, place, looked) {
-                Claim::Made => return Ok(None),
-                Claim::At((group, slot)) => return Ok(Some(Place::Group(group, slot))),
-                Claim::LookAgain => {
-                    looked = self.seen.forgotten();
-                    let found = self.objects.index().find_block(&content.hash)?;
-                    if let Some(place) = found.and_then(|found| self.own_place(&found)) {
-                        return Ok(Some(place));
-                    }
-                }
-            }
-        }
+    fn claim(&self, content: &Content<'_>, place: SlotPlace) -> Result<Option<SlotPlace>, StoreError> {
+        self.seen.claim_or_find(content.hash, place, content.looked, || {
+            let found = self.objects.index().find_block(&content.hash)?;
+            Ok(found.and_then(|found| self.own_place(&found)))
+        })
     }
 
     /// Returns the place of a block of the index that this image stored.
-    fn own_place(&self, found: &BlockPlace) -> Option<Place> {
-        self.groups.own(&found.group.entry.hash).map(|group| Place::Group(group, found.slot))
+    fn own_place(&self, found: &BlockPlace) -> Option<SlotPlace> {
+        self.groups.own(&found.group.entry.hash).map(|group| (group, found.slot))
     }
 
     /// Returns the parent's space for a space of the image.
@@ -123,7 +113,7 @@ struct Content<'a> {
     size: BlockSize,
     data: &'a [u8],
     hash: BlockHash,
-    /// What [`Seen::claim`] is to be told.
+    /// What [`Seen::claim_or_find`] is to be told.
     looked: usize,
 }
 
@@ -210,7 +200,7 @@ impl Worker {
             && let Some(found) = self.work.objects.index().find_block(&hash)?
         {
             return Ok(match self.work.own_place(&found) {
-                Some(place) => Found::At(place),
+                Some((group, slot)) => Found::At(Place::Group(group, slot)),
                 None => Found::Elsewhere(found.group.entry.hash, found.slot, content),
             });
         }
@@ -266,8 +256,8 @@ impl Worker {
         };
         // A group has at most 16 blocks.
         let slot = u8::try_from(group.hashes.len()).unwrap_or(u8::MAX);
-        if let Some(place) = self.work.claim(content, (number, slot))? {
-            return Ok(place);
+        if let Some((group, slot)) = self.work.claim(content, (number, slot))? {
+            return Ok(Place::Group(group, slot));
         }
         group.data.extend_from_slice(data);
         group.hashes.push(hash);

@@ -1,6 +1,7 @@
-//! Feeds any bytes to the decoder of images' files, behind a hash that is right.
+//! Feeds any bytes to the decoder of: the files of memory images, behind a hash that is right.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    vmrewind_store::fuzz::image(data);
-});
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("image", data));

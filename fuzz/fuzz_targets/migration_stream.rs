@@ -1,4 +1,7 @@
-//! Feeds any bytes to the decoder of migration streams; see `vmrewind_qemu::stream::fuzz` for what must hold.
+//! Feeds any bytes to the decoder of: migration streams.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vmrewind_qemu::stream::fuzz::migration_stream(data));
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("migration_stream", data));

@@ -1,6 +1,7 @@
-//! Feeds any bytes to the decoders of trees' nodes.
+//! Feeds any bytes to the decoder of: nodes of images' trees.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    vmrewind_store::fuzz::node(data);
-});
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("node", data));

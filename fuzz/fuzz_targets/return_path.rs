@@ -1,4 +1,7 @@
-//! Feeds any bytes to the decoder of a postcopy migration's return path; see `vmrewind_qemu::postcopy::fuzz` for what must hold.
+//! Feeds any bytes to the decoder of: a postcopy migration's return path.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vmrewind_qemu::postcopy::fuzz::return_path(data));
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("return_path", data));

@@ -7,6 +7,7 @@
 
 mod checks;
 mod demo;
+mod fuzz;
 mod steps;
 mod suite;
 mod tidy;
@@ -31,6 +32,9 @@ enum Command {
     Demo,
     /// All that a change must pass; with arguments, only those tests (they go to the test runner).
     Test {
+        /// What takes many minutes too: fuzzing, more random cases, and each bench as a smoke run.
+        #[arg(long)]
+        long: bool,
         /// Filters and options for `cargo nextest run`, or `cargo test` where there is no nextest.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         runner: Vec<String>,
@@ -51,6 +55,14 @@ enum Command {
     Msrv,
     /// Check the code for 64-bit ARM.
     Arm,
+    /// Fuzz the decoders.
+    Fuzz {
+        /// One target; without, each in turn.
+        target: Option<String>,
+        /// How long each is fuzzed.
+        #[arg(long, default_value_t = suite::FUZZ_SECONDS)]
+        seconds: u32,
+    },
     /// Format all code.
     Fmt,
     /// Lint all code.
@@ -70,13 +82,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Outcome {
     match command {
         Command::Demo => demo::run(),
-        Command::Test { runner } if !runner.is_empty() => suite::tests(&runner),
+        Command::Test { runner, .. } if !runner.is_empty() => suite::tests(&runner),
+        Command::Test { long: true, .. } => suite::long(),
         Command::Test { .. } | Command::Ci => suite::everything(),
         Command::Bench { scenario } => {
             let scenario = scenario.iter().map(String::as_str);
             cargo(["run", "--release", "--package", "vmrewind-bench", "--"].into_iter().chain(scenario))
         }
         Command::Tidy => tidy::run(),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Deny => checks::deny::run(),
         Command::Msrv => checks::msrv::run(),
         Command::Arm => checks::arm::run(),

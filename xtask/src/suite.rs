@@ -4,8 +4,16 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::checks::{arm, deny, msrv};
-use crate::steps::{Outcome, cargo, cargo_command};
+use crate::fuzz;
+use crate::steps::{Outcome, cargo, cargo_command, run_shown};
 use crate::tidy;
+
+/// How long each target is fuzzed.
+pub(crate) const FUZZ_SECONDS: u32 = 60;
+/// The usual number is 256.
+const MANY_CASES: &str = "4096";
+/// Without `store`, which compares with programs that only `./x bench store` installs.
+const BENCHES: [&str; 3] = ["capture", "restore", "clone"];
 
 /// Formatting, lints, the repository's own rules, what it is built from and for, then all tests.
 pub(crate) fn everything() -> Outcome {
@@ -18,6 +26,24 @@ pub(crate) fn everything() -> Outcome {
     // Examples in docs: before the tests, so that the tests' summary stays the last line.
     cargo(["test", "--workspace", "--doc"])?;
     tests(&[])
+}
+
+/// What takes many minutes: random cases, smoke runs of the benches, fuzzing; then all that [`everything`] does.
+pub(crate) fn long() -> Outcome {
+    random_cases()?;
+    for scenario in BENCHES {
+        cargo(["run", "--release", "--package", "vmrewind-bench", "--", scenario, "--quick"])?;
+    }
+    fuzz::run(None, FUZZ_SECONDS)?;
+    everything()
+}
+
+/// The tests of the crates with properties: those that have no number of cases of their own get many.
+fn random_cases() -> Outcome {
+    let packages =
+        ["--package", "vmrewind-qemu", "--package", "vmrewind-store", "--package", "vmrewind-engine"];
+    let arguments = [&["test", "--lib"][..], &packages].concat();
+    run_shown(cargo_command(&arguments).env("PROPTEST_CASES", MANY_CASES))
 }
 
 /// Lints all code, tests included; a warning fails.

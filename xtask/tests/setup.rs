@@ -66,14 +66,14 @@ impl Machine {
     }
 
     fn setup(&self) -> Output {
-        self.x("setup")
+        self.x(&["setup"])
     }
 
-    fn x(&self, command: &str) -> Output {
+    fn x(&self, arguments: &[&str]) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../x");
         Command::new("/bin/sh")
             .arg(script)
-            .arg(command)
+            .args(arguments)
             .env_clear()
             .env("PATH", self.path("programs"))
             .env("HOME", self.folder.path())
@@ -196,9 +196,24 @@ fn a_c_compiler_for_arm_comes_with_the_target() {
 fn the_demonstration_needs_no_tools_of_the_tests() {
     let machine = Machine::new(DEBIAN_12).with_apt();
     machine.program("rustup", "exit 0");
-    let plan = text(&machine.x("demo").stdout);
+    let plan = text(&machine.x(&["demo"]).stdout);
     assert!(plan.contains("apt-get install"), "{plan}");
     assert!(!plan.contains("cargo install") && !plan.contains("aarch64"), "{plan}");
+}
+
+/// Guards ordinary tests from waiting for the fuzzer, and the long ones from being without it.
+#[test]
+fn only_fuzzing_installs_the_fuzzer() {
+    let machine = Machine::new(DEBIAN_12).with_apt();
+    let installs = |arguments: &[&str]| {
+        let plan = text(&machine.x(arguments).stdout);
+        ["+ cargo install --locked cargo-deny", "+ cargo install --locked cargo-fuzz", "g++"]
+            .map(|part| plan.contains(part))
+    };
+    assert_eq!(installs(&["test"]), [true, false, false]);
+    assert_eq!(installs(&["test", "--long"]), [true, true, true]);
+    assert_eq!(installs(&["fuzz"]), [true, true, true]);
+    assert_eq!(installs(&["fuzz", "qcow2"]), [true, true, true]);
 }
 
 /// Guards the second time: nothing to do, nothing said but that.

@@ -24,6 +24,8 @@ mod context;
 mod engine;
 mod error;
 mod flat;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod identity;
 mod ids;

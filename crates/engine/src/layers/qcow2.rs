@@ -4,6 +4,7 @@
 //! Format: QEMU's docs/interop/qcow2.rst. Every length is bounded; nothing here writes.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -15,7 +16,11 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const BACKING_NAME_MAX: u32 = 1023;
 /// QEMU refuses larger L1 tables (32 MiB).
 const L1_ENTRIES_MAX: u32 = 4 << 20;
+/// What QEMU takes for the size of a cluster, as a power of two.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
+/// Entries of L2 tables take 16 bytes rather than 8.
+const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 
 /// What the header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub(crate) struct Header {
     pub(crate) external_data: bool,
     /// The size that the guest sees, in bytes.
     pub(crate) virtual_bytes: u64,
+    cluster_bits: u32,
+    extended_l2: bool,
     l1_entries: u32,
     l1_offset: u64,
 }
@@ -35,67 +42,128 @@ pub(crate) struct Header {
 /// # Errors
 /// `Failed` where the file can't be read, `Damaged` where the header can't be right.
 pub(crate) fn read_header(path: &Path) -> Result<Option<Header>> {
-    let file = File::open(path)
-        .map_err(|error| io_error(&format!("cannot open image '{}'", path.display()), error))?;
-    let mut bytes = [0_u8; 104];
-    let got = read_up_to(&file, &mut bytes, 0, path)?;
-    if got < 4 || bytes[..4] != MAGIC {
+    Header::read(&open(path)?).map_err(|unreadable| unreadable.of(path))
+}
+
+/// Whether a qcow2 file that no QEMU has open is known to hold no data cluster at all: its L1 table is whole, and empty.
+pub(crate) fn is_empty(path: &Path) -> Result<bool> {
+    let file = open(path)?;
+    let header = Header::read(&file).map_err(|unreadable| unreadable.of(path))?;
+    let Some(header) = header else { return Ok(false) };
+    header.is_empty(&file).map_err(|error| Unreadable::Io(error).of(path))
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| io_error(&format!("cannot open image '{}'", path.display()), error))
+}
+
+/// Where an image is read from: a file, or bytes in a test.
+pub(crate) trait Source {
+    /// Reads at `offset` until `buffer` is full or the image ends; returns how much that was.
+    fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl Source for File {
+    fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.read_at(&mut buffer[done..], offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Why there is no header.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    Io(io::Error),
+    Damaged(&'static str),
+}
+
+impl Unreadable {
+    fn of(self, path: &Path) -> Error {
+        match self {
+            Self::Io(error) => io_error(&format!("cannot read image '{}'", path.display()), error),
+            Self::Damaged(what) => {
+                Error::damaged(format!("image '{}' has a damaged qcow2 header: {what}", path.display()))
+            }
+        }
+    }
+}
+
+impl Header {
+    /// Reads the header at the start of `image`. `None` where that is not qcow2.
+    pub(crate) fn read(image: &impl Source) -> Result<Option<Self>, Unreadable> {
+        let mut bytes = [0_u8; 104];
+        let got = image.read_up_to(&mut bytes, 0).map_err(Unreadable::Io)?;
+        if got < 4 || bytes[..4] != MAGIC {
+            return Ok(None);
+        }
+        if got < 72 {
+            return Err(Unreadable::Damaged("it ends early"));
+        }
+        let version = be32(&bytes, 4);
+        let incompatible = if version >= 3 && got >= 80 { be64(&bytes, 72) } else { 0 };
+        Ok(Some(Self {
+            backing_file: backing_file(image, be64(&bytes, 8), be32(&bytes, 16))?,
+            external_data: incompatible & INCOMPATIBLE_DATA_FILE != 0,
+            virtual_bytes: be64(&bytes, 24),
+            cluster_bits: be32(&bytes, 20),
+            extended_l2: incompatible & INCOMPATIBLE_EXTENDED_L2 != 0,
+            l1_entries: be32(&bytes, 36),
+            l1_offset: be64(&bytes, 40),
+        }))
+    }
+
+    /// Whether `image` is known to hold no data cluster. A table that can't be that of a disk of this size says nothing:
+    /// one of no entries would have every damaged image pass for an empty one.
+    pub(crate) fn is_empty(&self, image: &impl Source) -> io::Result<bool> {
+        if self.l1_entries > L1_ENTRIES_MAX
+            || self.entries_needed().is_none_or(|need| u64::from(self.l1_entries) < need)
+        {
+            return Ok(false);
+        }
+        let mut table = vec![0_u8; self.l1_entries as usize * 8];
+        let got = image.read_up_to(&mut table, self.l1_offset)?;
+        Ok(got == table.len() && table.iter().all(|byte| *byte == 0))
+    }
+
+    /// The L1 table within the bytes of an image, for the fuzzer to compare with.
+    pub(crate) fn table<'a>(&self, image: &'a [u8]) -> Option<&'a [u8]> {
+        let start = usize::try_from(self.l1_offset).ok()?;
+        image.get(start..start.checked_add(usize::try_from(self.l1_entries).ok()?.checked_mul(8)?)?)
+    }
+
+    /// How many entries the L1 table has at least; each stands for a cluster of L2 entries, each of these for a cluster.
+    /// `None` where the place of the table, or the size of a cluster, is none that QEMU takes.
+    fn entries_needed(&self) -> Option<u64> {
+        if !CLUSTER_BITS.contains(&self.cluster_bits) {
+            return None;
+        }
+        let cluster = 1_u64 << self.cluster_bits;
+        let placed = self.l1_offset >= cluster && self.l1_offset.is_multiple_of(cluster);
+        let covered_bits = 2 * self.cluster_bits - if self.extended_l2 { 4 } else { 3 };
+        placed.then(|| self.virtual_bytes.div_ceil(1 << covered_bits))
+    }
+}
+
+fn backing_file(image: &impl Source, offset: u64, length: u32) -> Result<Option<String>, Unreadable> {
+    if offset == 0 {
         return Ok(None);
     }
-    let damaged =
-        |what: &str| Error::damaged(format!("image '{}' has a damaged qcow2 header: {what}", path.display()));
-    if got < 72 {
-        return Err(damaged("it ends early"));
+    if length > BACKING_NAME_MAX {
+        return Err(Unreadable::Damaged("the backing file's name is too long"));
     }
-    let version = be32(&bytes, 4);
-    let backing_offset = be64(&bytes, 8);
-    let backing_size = be32(&bytes, 16);
-    let incompatible = if version >= 3 && got >= 80 { be64(&bytes, 72) } else { 0 };
-    let backing_file = if backing_offset == 0 {
-        None
-    } else {
-        if backing_size > BACKING_NAME_MAX {
-            return Err(damaged("the backing file's name is too long"));
-        }
-        let mut name = vec![0_u8; backing_size as usize];
-        if read_up_to(&file, &mut name, backing_offset, path)? < name.len() {
-            return Err(damaged("the backing file's name lies beyond the end"));
-        }
-        Some(String::from_utf8_lossy(&name).into_owned())
-    };
-    Ok(Some(Header {
-        backing_file,
-        external_data: incompatible & INCOMPATIBLE_DATA_FILE != 0,
-        virtual_bytes: be64(&bytes, 24),
-        l1_entries: be32(&bytes, 36),
-        l1_offset: be64(&bytes, 40),
-    }))
-}
-
-/// Whether a qcow2 file that no QEMU has open holds no data cluster at all: its L1 table is empty.
-pub(crate) fn is_empty(path: &Path) -> Result<bool> {
-    let Some(header) = read_header(path)? else { return Ok(false) };
-    if header.l1_entries > L1_ENTRIES_MAX {
-        return Ok(false);
+    let mut name = vec![0_u8; length as usize];
+    if image.read_up_to(&mut name, offset).map_err(Unreadable::Io)? < name.len() {
+        return Err(Unreadable::Damaged("the backing file's name lies beyond the end"));
     }
-    let file = File::open(path)
-        .map_err(|error| io_error(&format!("cannot open image '{}'", path.display()), error))?;
-    let mut table = vec![0_u8; header.l1_entries as usize * 8];
-    let got = read_up_to(&file, &mut table, header.l1_offset, path)?;
-    Ok(got == table.len() && table.iter().all(|byte| *byte == 0))
-}
-
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64, path: &Path) -> Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset.saturating_add(done as u64)) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error(&format!("cannot read image '{}'", path.display()), error)),
-        }
-    }
-    Ok(done)
+    Ok(Some(String::from_utf8_lossy(&name).into_owned()))
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -148,6 +216,24 @@ mod tests {
             std::process::Command::new("qemu-io").args(["-c", "write 40M 4k", name]).output().unwrap().status;
         assert!(status.success());
         assert!(!is_empty(&path).unwrap());
+    }
+
+    /// Guards an undo point's data where the delta's header is damaged: what is not understood is not empty.
+    #[test]
+    fn damaged_is_not_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.qcow2");
+        let name = path.to_str().unwrap();
+        qemu_img("t", &["create", "-q", "-f", "qcow2", name, "1G"]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        assert!(is_empty(&path).unwrap());
+        // Bytes of: the entries of the table (1G needs two), its offset, the bits of a cluster's size.
+        for (at, what) in [(39, "no entry"), (45, "a table in the header"), (23, "tiny clusters")] {
+            let mut damaged = whole.clone();
+            damaged[at] = u8::from(at == 39);
+            std::fs::write(&path, &damaged).unwrap();
+            assert!(!is_empty(&path).unwrap(), "{what}");
+        }
     }
 
     /// Cut-off headers are errors or "not qcow2", never a panic.

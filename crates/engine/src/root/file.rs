@@ -58,17 +58,8 @@ impl Files {
     /// # Errors
     /// `Damaged` where it is not what it should be, `Refused` where a newer vmrewind wrote it.
     pub(crate) fn read_json<T: DeserializeOwned>(&self, path: &Path, newest: u32) -> Result<Option<T>> {
-        let Some(bytes) = self.read(path, RECORD_BYTES_MAX)? else { return Ok(None) };
-        let damaged = |error: serde_json::Error| damaged_record(path).because(error);
-        #[derive(serde::Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let version: Version = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if version.version > newest {
-            return Err(newer_format(path, version.version, newest));
-        }
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        let bytes = self.read(path, RECORD_BYTES_MAX)?;
+        bytes.map(|bytes| decode_json(&bytes, path, newest)).transpose()
     }
 
     /// Reads a file of at most `most` bytes. `None` where there is none.
@@ -169,6 +160,23 @@ fn json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(value).context(|| format!("cannot encode '{}'", path.display()))?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// Takes `bytes`, read from `path`, for a JSON file whose `version` must be at most `newest`.
+///
+/// # Errors
+/// As [`Files::read_json`].
+pub(crate) fn decode_json<T: DeserializeOwned>(bytes: &[u8], path: &Path, newest: u32) -> Result<T> {
+    let damaged = |error: serde_json::Error| damaged_record(path).because(error);
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
+    if version.version > newest {
+        return Err(newer_format(path, version.version, newest));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
 }
 
 fn damaged_record(path: &Path) -> Error {

@@ -24,6 +24,8 @@ pub mod client;
 pub mod commands;
 mod error;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod message;
 pub mod session;
 

@@ -47,6 +47,19 @@ impl Arguments {
         Self::try_parse_from(words)
     }
 
+    /// The words that say which command it is, without options and names: `snapshot create`.
+    pub(crate) fn command_words(words: &[OsString]) -> String {
+        let mut command = &Self::definition();
+        let mut names = Vec::new();
+        for word in words.iter().skip(1) {
+            if let Some(found) = command.find_subcommand(word) {
+                names.push(found.get_name());
+                command = found;
+            }
+        }
+        names.join(" ")
+    }
+
     /// The definition, for completions and manual pages.
     pub(crate) fn definition() -> clap::Command {
         <Self as CommandFactory>::command()
@@ -94,6 +107,20 @@ mod tests {
                 assert_eq!(verb.render_help().to_string().contains("--yes"), asks, "{}", verb.get_name());
             }
             assert!(!noun.render_help().to_string().contains("--yes"), "{}", noun.get_name());
+        }
+    }
+
+    /// Others are told by these words what a VM is busy with: not by an alias, nor by a name that is a command's, too.
+    #[test]
+    fn the_command_s_words() {
+        for (line, expected) in [
+            ("--root vms snap create vm", "snapshot create"),
+            ("vm start snapshot", "vm start"),
+            ("gc --json", "gc"),
+        ] {
+            let words: Vec<OsString> =
+                ["vmrewind"].into_iter().chain(line.split(' ')).map(Into::into).collect();
+            assert_eq!(Arguments::command_words(&words), expected);
         }
     }
 

@@ -1,8 +1,11 @@
 //! Options that every command takes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args};
+
+use crate::quantity::parse_duration;
 
 /// Options that every command takes, at any place.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +18,9 @@ pub(crate) struct GlobalOptions {
     /// Print one JSON document on standard output
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// How long to wait for a VM that another command holds: 30s, 10m [default: 300ms]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) wait: Option<Duration>,
     /// Say on standard error what is done; twice for more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,

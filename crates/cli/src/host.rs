@@ -6,7 +6,8 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::sys::pthread::{pthread_kill, pthread_self};
@@ -69,14 +70,37 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
+
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
 }
 
+/// The time of day stands; deadlines are real, for QEMU's work is.
 struct FixedClock(Timestamp);
 
 impl Clock for FixedClock {
     fn now(&self) -> Timestamp {
         self.0
     }
+
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+/// The time since the process first asked for it.
+fn monotonic() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed()
 }
 
 /// The kernel's randomness. It was seen to work at the start and can't fail later on Linux; should it do so all the

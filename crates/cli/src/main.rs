@@ -40,14 +40,14 @@ fn main() -> ExitCode {
         return serve_pages(&words);
     }
     match Arguments::parse_words(&words) {
-        Ok(arguments) => run(arguments),
+        Ok(arguments) => run(arguments, Arguments::command_words(&words)),
         Err(problem) => command_error::report_usage(&problem, &words),
     }
 }
 
-fn run(arguments: Arguments) -> ExitCode {
+fn run(arguments: Arguments, what: String) -> ExitCode {
     let printer = ErrorPrinter { json: arguments.global.json };
-    let done = Session::start(arguments.global).and_then(|session| {
+    let done = Session::start(arguments.global, what).and_then(|session| {
         let done = commands::run(&session, arguments.command, Arguments::definition);
         session.output.print_times();
         done

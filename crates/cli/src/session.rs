@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use vmrewind_engine::{Cancel, Engine, Error, Helper, Host, Operation, RealDisk, Result};
+use vmrewind_engine::{Caller, Cancel, Engine, Error, Helper, Host, Operation, RealDisk, Result};
 
 use crate::command_error::CommandError;
 use crate::global::GlobalOptions;
@@ -13,6 +14,9 @@ use crate::{host, progress, signals};
 /// Where root keeps its VMs.
 const SYSTEM_ROOT: &str = "/var/lib/vmrewind";
 
+/// How long the way back waits for a VM that another command holds: a `vmrewind` that the guarded command left behind, say.
+const WAY_BACK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// One run of the program.
 pub(crate) struct Session {
     /// Results go there.
@@ -21,6 +25,10 @@ pub(crate) struct Session {
     pub(crate) cancel: Cancel,
     /// Whether every question is answered with yes.
     pub(crate) yes: bool,
+    /// The words of the command: `snapshot create`.
+    what: String,
+    /// How long to wait for a VM that another command holds.
+    wait: Duration,
     root: Option<PathBuf>,
 }
 
@@ -29,13 +37,15 @@ impl Session {
     ///
     /// # Errors
     /// `Failed` where the kernel refuses a signal handler.
-    pub(crate) fn start(global: GlobalOptions) -> Result<Self, CommandError> {
+    pub(crate) fn start(global: GlobalOptions, what: String) -> Result<Self, CommandError> {
         start_logging(global.verbose);
         let cancel = Cancel::default();
         signals::watch(&cancel)?;
         // Read here and not by clap, for which a variable would count as an argument that was given.
         let root = global.root.or_else(|| std::env::var_os("VMREWIND_ROOT").map(PathBuf::from));
-        Ok(Self { output: Output::new(global.json, global.verbose > 0), cancel, yes: global.yes, root })
+        let output = Output::new(global.json, global.verbose > 0);
+        let wait = global.wait.unwrap_or_default();
+        Ok(Self { output, cancel, yes: global.yes, what, wait, root })
     }
 
     /// Begins an operation on the root.
@@ -43,7 +53,7 @@ impl Session {
     /// # Errors
     /// What keeps the root from being opened.
     pub(crate) fn operation(&self) -> Result<Operation> {
-        self.begin(&self.cancel)
+        self.begin(&self.cancel, self.wait)
     }
 
     /// The same for work that must be ended whatever the user presses: the way back after a failure.
@@ -51,12 +61,17 @@ impl Session {
     /// # Errors
     /// As [`Session::operation`].
     pub(crate) fn unstoppable_operation(&self) -> Result<Operation> {
-        self.begin(&Cancel::default())
+        self.begin(&Cancel::default(), self.wait.max(WAY_BACK_PATIENCE))
     }
 
-    fn begin(&self, cancel: &Cancel) -> Result<Operation> {
+    fn begin(&self, cancel: &Cancel, wait: Duration) -> Result<Operation> {
         let engine = Engine::open(&self.root()?, host()?)?;
-        let operation = engine.operation(progress::for_output(&self.output), cancel.clone());
+        let operation = engine.operation(Caller {
+            what: self.what.clone(),
+            wait,
+            events: progress::for_output(&self.output),
+            cancel: cancel.clone(),
+        });
         self.output.follow(operation.time_line());
         Ok(operation)
     }

@@ -2,6 +2,8 @@
 
 use vmrewind_engine::{Note, Work};
 
+use crate::output::human::time;
+
 /// What long work is called beside its bar, and in the JSON lines of progress.
 pub(crate) fn work(work: Work) -> &'static str {
     match work {
@@ -22,6 +24,13 @@ pub(crate) fn note(note: &Note) -> String {
             "the page server of an unfinished restore was gone; it is started again".into()
         }
         Note::WaitingForMemory => "the memory of the last restore is still coming in; waiting for it".into(),
+        Note::WaitingForVm { vm, holder: None } => format!("VM '{vm}' is busy; waiting for it"),
+        Note::WaitingForVm { vm, holder: Some(holder) } => format!(
+            "VM '{vm}' is busy: '{}' (process {}) has held it since {}; waiting for it",
+            holder.operation,
+            holder.pid,
+            time(holder.since)
+        ),
         Note::NotTidied { disk, error } => format!("disk '{disk}' was not tidied: {error}"),
         Note::OfGuest { text } => text.clone(),
     }

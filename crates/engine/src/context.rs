@@ -9,12 +9,13 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Clock, Host};
 
 /// Tells the operations of one process apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -80,6 +81,13 @@ pub enum Note {
     PageServerRevived,
     /// An operation that needs all of the memory waits for the rest.
     WaitingForMemory,
+    /// Another operation holds the VM; this one waits until it has ended.
+    WaitingForVm {
+        /// The VM.
+        vm: String,
+        /// Who holds it, if that is known.
+        holder: Option<Holder>,
+    },
     /// Leaked clusters of a disk's layer were not freed; nothing but space is lost.
     NotTidied {
         /// The disk.
@@ -92,6 +100,17 @@ pub enum Note {
         /// What.
         text: String,
     },
+}
+
+/// Who holds a VM, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// What it does: `snapshot create`.
+    pub operation: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it has held the VM.
+    pub since: Timestamp,
 }
 
 /// A step of an operation that was done.
@@ -156,40 +175,62 @@ impl Cancel {
 }
 
 /// When the steps of an operation were done; clones share one list.
-#[derive(Debug, Clone)]
-pub struct TimeLine(Arc<Mutex<Marks>>);
+#[derive(Clone)]
+pub struct TimeLine {
+    clock: Arc<dyn Clock>,
+    marks: Arc<Mutex<Marks>>,
+}
 
-#[derive(Debug)]
 struct Marks {
-    last: Instant,
+    /// Of the last step, by the monotonic clock.
+    last: Duration,
     steps: Vec<StepTime>,
 }
 
-impl Default for TimeLine {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Marks { last: Instant::now(), steps: Vec::new() })))
-    }
-}
-
 impl TimeLine {
+    /// A time line that begins now.
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        let marks = Marks { last: clock.monotonic(), steps: Vec::new() };
+        Self { clock, marks: Arc::new(Mutex::new(marks)) }
+    }
+
     /// The steps so far, in order.
     pub fn steps(&self) -> Vec<StepTime> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).steps.clone()
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).steps.clone()
     }
 
     fn mark(&self, name: &'static str) -> StepTime {
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let step = StepTime { name, ms: in_ms(now.saturating_duration_since(marks.last)) };
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic();
+        let step = StepTime { name, ms: in_ms(now.saturating_sub(marks.last)) };
         marks.last = now;
         marks.steps.push(step);
         step
     }
 }
 
+impl fmt::Debug for TimeLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.steps()).finish()
+    }
+}
+
 /// Milliseconds, to a microsecond.
 fn in_ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Who begins an operation, and what it wants to hear.
+#[derive(Clone)]
+pub struct Caller {
+    /// What it does, as others are told who wait for it: `snapshot create`.
+    pub what: String,
+    /// How long it waits for a VM that another operation holds.
+    pub wait: Duration,
+    /// Hears what the operation tells.
+    pub events: Arc<dyn Events>,
+    /// Ends the operation.
+    pub cancel: Cancel,
 }
 
 /// The context of one operation.
@@ -201,18 +242,24 @@ pub struct Context {
     pub cancel: Cancel,
     /// When its steps were done.
     pub time_line: TimeLine,
+    /// As [`Caller::what`].
+    pub(crate) what: String,
+    /// As [`Caller::wait`].
+    pub(crate) wait: Duration,
     pub(crate) host: Host,
     events: Arc<dyn Events>,
 }
 
 impl Context {
     /// A context for an operation that begins now.
-    pub fn new(host: &Host, events: Arc<dyn Events>, cancel: Cancel) -> Self {
-        Self { id: OperationId::next(), cancel, time_line: TimeLine::default(), host: host.clone(), events }
+    pub fn new(host: &Host, caller: Caller) -> Self {
+        let Caller { what, wait, events, cancel } = caller;
+        let time_line = TimeLine::new(Arc::clone(&host.clock));
+        Self { id: OperationId::next(), cancel, time_line, what, wait, host: host.clone(), events }
     }
 
     /// The time of day.
-    pub(crate) fn now(&self) -> jiff::Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.host.clock.now()
     }
 
@@ -250,14 +297,15 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Recorded;
+    use crate::testing::{Recorded, Still, caller};
 
     /// One user's Ctrl-C must not end another's operation, nor its bar move for it.
     #[test]
     fn two_operations_have_their_own_progress_and_cancellation() {
         let (host, heard) = (crate::testing::host(), [Arc::new(Recorded::default()), Arc::default()]);
-        let [one, other] =
-            heard.each_ref().map(|heard| Context::new(&host, heard.clone(), Cancel::default()));
+        let [one, other] = heard
+            .each_ref()
+            .map(|heard| Context::new(&host, Caller { events: heard.clone(), ..caller("test") }));
         one.cancel.cancel();
         assert_eq!(one.progress(Work::CapturingMemory, 1, 2), ControlFlow::Break(()));
         assert_eq!(other.progress(Work::RestoringMemory, 1, 2), ControlFlow::Continue(()));
@@ -272,12 +320,13 @@ mod tests {
     /// A time line that skips or swaps steps would blame the wrong one.
     #[test]
     fn steps_are_in_order_and_clones_share_them() {
-        let line = TimeLine::default();
+        let clock = Arc::new(Still::default());
+        let line = TimeLine::new(clock.clone());
         line.clone().mark("first");
-        std::thread::sleep(Duration::from_millis(2));
+        clock.sleep(Duration::from_millis(2));
         line.mark("second");
         let steps = line.steps();
         assert_eq!(steps.iter().map(|step| step.name).collect::<Vec<_>>(), ["first", "second"]);
-        assert!(steps[1].ms >= 2.0, "{steps:?}");
+        assert_eq!(steps.iter().map(|step| step.ms).collect::<Vec<_>>(), [0.0, 2.0]);
     }
 }

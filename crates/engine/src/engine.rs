@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmrewind_store::Store;
 
-use crate::context::{Cancel, Context, Events, TimeLine};
+use crate::context::{Caller, Context, TimeLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{self, Flat, NotShared};
 use crate::host::Host;
@@ -105,9 +105,9 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Begins an operation, which tells `events` and stops once `cancel` says so.
-    pub fn operation(&self, events: Arc<dyn Events>, cancel: Cancel) -> Operation {
-        let ctx = Context::new(&self.host, events, cancel);
+    /// Begins an operation of `caller`.
+    pub fn operation(&self, caller: Caller) -> Operation {
+        let ctx = Context::new(&self.host, caller);
         Operation { root: self.root.clone(), store: Arc::clone(&self.store), ctx }
     }
 }
@@ -146,7 +146,7 @@ impl Operation {
     /// Takes a VM for writing as it is, for what must work even where its last operation can't be recovered from.
     pub(crate) fn lock(&self, name: &VmName) -> Result<Locked> {
         let folder = self.existing(name)?;
-        let lock = VmLock::take(&folder.lock(), name.as_str())?;
+        let lock = VmLock::take(&self.ctx, &folder, name.as_str())?;
         // It can have been deleted, and made anew, while we waited for the lock.
         self.existing(name)?;
         if !lock.is_of(&folder.lock()) {

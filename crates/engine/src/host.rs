@@ -9,15 +9,22 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmrewind_files::Disk;
 
 use crate::error::{Context as _, Result};
 
-/// Tells the time of day.
+/// Tells the time, and lets it pass.
 pub trait Clock: Send + Sync {
-    /// The present instant, UTC.
+    /// The present instant, UTC: what is written down. It can be set back.
     fn now(&self) -> jiff::Timestamp;
+
+    /// The time since some instant of this process: what durations and deadlines are measured by. It never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// Returns when `duration` has passed.
+    fn sleep(&self, duration: Duration);
 }
 
 /// Makes random bytes for ids.

@@ -48,7 +48,8 @@ mod vm;
 
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use context::{
-    Cancel, Context, Event, Events, Note, OperationId, Progress, StepTime, TimeLine, Unheard, Work,
+    Caller, Cancel, Context, Event, Events, Holder, Note, OperationId, Progress, StepTime, TimeLine, Unheard,
+    Work,
 };
 pub use engine::{Engine, Operation};
 pub use error::{Error, ErrorKind, Result};

@@ -1,19 +1,36 @@
 //! What unit tests give the engine in place of a process: a clock that stands, bytes that repeat, a helper that does nothing.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::context::{Cancel, Context, Event, Events, OperationId, Unheard};
+use crate::context::{Caller, Cancel, Context, Event, Events, OperationId, Unheard};
 use crate::host::{Clock, Helper, Host, Random};
+use crate::root::VmFolder;
 
-/// The epoch, always; every random byte is 1.
-pub(crate) struct Still;
+/// The epoch, always; time passes only where somebody sleeps. Every random byte is 1.
+#[derive(Default)]
+pub(crate) struct Still {
+    slept_us: AtomicU64,
+}
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.slept_us.load(Ordering::Relaxed))
+    }
+
+    fn sleep(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.slept_us.fetch_add(us, Ordering::Relaxed);
+        // What is waited for is often another thread's, which needs a turn.
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -26,17 +43,29 @@ impl Random for Still {
 /// A host whose helper is `/bin/true`: it ends at once and watches nothing.
 pub(crate) fn host() -> Host {
     Host {
-        clock: Arc::new(Still),
+        clock: Arc::new(Still::default()),
         disk: Arc::new(vmrewind_files::RealDisk),
-        random: Arc::new(Still),
+        random: Arc::new(Still::default()),
         helper: Helper::open(Path::new("/bin/true")).unwrap(),
         steps: None,
     }
 }
 
+/// Somebody who does `what`, hears nothing and waits for nobody.
+pub(crate) fn caller(what: &str) -> Caller {
+    Caller { what: what.into(), wait: Duration::ZERO, events: Arc::new(Unheard), cancel: Cancel::default() }
+}
+
+/// A VM's folder, empty, as long as the first lives.
+pub(crate) fn folder() -> (tempfile::TempDir, VmFolder) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = VmFolder::at(dir.path().to_owned());
+    (dir, folder)
+}
+
 /// An operation's context on [`host`], whose events nobody hears.
 pub(crate) fn context() -> Context {
-    Context::new(&host(), Arc::new(Unheard), Cancel::default())
+    Context::new(&host(), caller("test"))
 }
 
 /// Keeps what operations tell.

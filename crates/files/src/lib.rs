@@ -6,6 +6,7 @@
 //!  Disk        the steps: create, write, sync, rename, remove        one implementation here, a crashing one in testkit
 //!    '-- write_atomic, replace_volatile, make_dirs, remove_tree      made of these steps, in the order that a crash allows
 //!  Flock       a lock that the kernel gives up with its last holder  not part of Disk: nothing of it lasts
+//!  Ticket      a place in the queue of those who wait for one        nor of this
 //! ```
 //!
 //! # What a sync proves
@@ -22,12 +23,14 @@
 
 mod disk;
 mod flock;
+mod queue;
 mod real;
 mod tree;
 mod whole;
 
 pub use disk::{Disk, DiskFile, PRIVATE_DIR, PRIVATE_FILE};
 pub use flock::{Flock, Kind, Wait};
+pub use queue::{Ticket, is_waited_in};
 pub use real::RealDisk;
 pub use tree::{make_dirs, remove_tree};
 pub use whole::{replace_volatile, unfinished, write_atomic, write_new};

@@ -206,6 +206,11 @@ impl VmFolder {
         self.path.join("lock")
     }
 
+    /// The folder of those who wait for the lock.
+    pub(crate) fn queue(&self) -> PathBuf {
+        self.path.join("queue")
+    }
+
     /// The file that the VM's QEMU holds locked as long as it lives.
     pub(crate) fn alive(&self) -> PathBuf {
         self.path.join("alive")

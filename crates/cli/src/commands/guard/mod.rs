@@ -33,11 +33,6 @@ use crate::session::{Session, shown};
 use job::{End, Job};
 use report::{Done, Outcome, Ran, Why};
 
-/// How long the way back waits for another operation on the VM to end.
-const BUSY_PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two attempts.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-
 /// Arguments of `guard`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -248,7 +243,7 @@ impl Guard<'_> {
 
     fn drop_snapshot(&self, what: &str) -> Result<Outcome, Error> {
         let operation = self.session.unstoppable_operation()?;
-        match patiently(|| operation.snapshot_drop(&self.address, Some(&self.id))) {
+        match operation.snapshot_drop(&self.address, Some(&self.id)) {
             Ok(_) => Ok(Outcome::Dropped),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Outcome::Gone),
             Err(error) => Err(error
@@ -265,7 +260,7 @@ impl Guard<'_> {
             eager: false,
             discard_current: self.arguments.discard_current,
         };
-        patiently(|| operation.snapshot_restore(&request)).map_err(|error| {
+        operation.snapshot_restore(&request).map_err(|error| {
             let hint = if error.kind() == ErrorKind::NotFound {
                 "the snapshot or the VM was deleted or renamed meanwhile; `vmrewind snapshot list --all` shows what is there".into()
             } else {
@@ -279,19 +274,6 @@ impl Guard<'_> {
                 .with_kind(ErrorKind::Partial)
                 .hint(hint)
         })
-    }
-}
-
-/// Tries again while another operation holds the VM.
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    let deadline = Instant::now() + BUSY_PATIENCE;
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            result => return result,
-        }
     }
 }
 

@@ -95,7 +95,7 @@ fn read(folder: &str, id: &ImageId) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let reader = store.open_image(id)?;
     let ram = reader.spaces().first().ok_or("no space")?.clone();
-    reader.page(ram.index, 0)?;
+    reader.read_run(ram.index, 0..1, &mut [0; PAGE_SIZE])?;
     println!("  open             {:8.2} ms", start.elapsed().as_secs_f64() * 1e3);
     let data_bytes = reader.data_bytes();
     let start = Clock::start()?;
@@ -154,7 +154,7 @@ fn random_pages(reader: &ImageReader, ram: &Space) -> Result<(f64, f64), Box<dyn
         let number = random.next() % ram.blocks();
         for times in [&mut cold, &mut cached] {
             let start = Instant::now();
-            reader.read_page(ram.index, number, &mut page)?;
+            reader.read_run(ram.index, number..number + 1, &mut page)?;
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
     }

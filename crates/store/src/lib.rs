@@ -51,7 +51,7 @@ pub use gc::{GcOptions, GcPlan, GcReport, PackReason, PackStep, PartStep};
 pub use hash::{BadHash, BlockHash, ObjectHash, PackId};
 pub use id::{BadId, ImageId};
 pub use progress::{OnProgress, Progress};
-pub use reader::{ImageReader, ImageSummary, PageKind, Space};
+pub use reader::{ImageReader, ImageSummary, Space};
 pub use storage::{DirStorage, LockKind, Storage, StorageFile};
 pub use store::{Store, SweepReport};
 pub use usage::{SetUsage, UsageReader};

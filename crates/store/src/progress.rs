@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use crate::error::StoreError;
+
 /// How far a check or a collection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -16,3 +18,11 @@ pub struct Progress {
 
 /// Hears of progress, and can stop the work.
 pub type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+
+/// Tells of progress; fails when the work is to stop.
+pub(crate) fn tell(progress: &mut OnProgress<'_>, step: Progress) -> Result<(), StoreError> {
+    match progress(step) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Interrupted { what: step.what }),
+    }
+}

@@ -10,10 +10,11 @@
 //! This module knows no other but what names things (`id`, `hash`) and what fails (`error`), so that every other one may
 //! use it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 
-use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, PoisonError};
 use crate::error::StoreError;
 use crate::hash::PackId;
@@ -24,6 +25,10 @@ const IMAGE_SUFFIX: &str = ".image";
 const IMAGE_PART_SUFFIX: &str = ".image.part";
 const PACK_SUFFIX: &str = ".pack";
 const SEGMENT_SUFFIX: &str = ".index";
+/// End of the name of a pack that is being written.
+pub(crate) const PACK_PART_SUFFIX: &str = ".pack.part";
+/// End of the name of an index segment that is being written.
+pub(crate) const SEGMENT_PART_SUFFIX: &str = ".index.part";
 /// End of the names of all files that are being written.
 const PART_SUFFIX: &str = ".part";
 /// File that keeps what writers refer to from being removed.
@@ -44,11 +49,21 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     is_closed: AtomicBool,
     names: NameSync,
+    /// Begins the temporary names that this opening of the store makes.
+    tag: u64,
+    /// Temporary names so far.
+    temporary_names: AtomicU64,
 }
 
 impl Shared {
     pub(crate) fn new(storage: Arc<dyn Storage>) -> Shared {
-        Shared { storage, is_closed: AtomicBool::new(false), names: NameSync::default() }
+        Shared {
+            storage,
+            is_closed: AtomicBool::new(false),
+            names: NameSync::default(),
+            tag: RandomState::new().hash_one(()),
+            temporary_names: AtomicU64::new(0),
+        }
     }
 
     /// Says whether nothing may be written any more, by anybody.
@@ -74,6 +89,13 @@ impl Shared {
                 Err(self.failed("sync the folder of", name, error))
             }
         }
+    }
+
+    /// Makes a temporary name that ends so and that nobody else makes: no other thread, and no other process, whose number
+    /// can be the same in another container. Chance does no more than keep them apart; creating fails where a name is taken.
+    pub(crate) fn temporary_name(&self, ending: &str) -> String {
+        let number = self.temporary_names.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{number}{ending}", self.tag)
     }
 
     /// Creates a file under a temporary name and holds it; one that has lost its writer is replaced.
@@ -143,6 +165,10 @@ pub(crate) struct Latch {
 impl Latch {
     pub(crate) fn new(shared: Arc<Shared>) -> Arc<Latch> {
         Arc::new(Latch { shared, is_closed: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
@@ -224,8 +250,9 @@ pub(crate) fn is_part(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sync::{explore, thread};
+    use super::super::sync::{alone, explore, thread};
     use super::*;
+    use crate::storage::DirStorage;
 
     // The system says once that names could not be synced. Of two that sync at that moment, only one hears of it from the
     // system, and the other must not believe that what it named is durable.
@@ -267,6 +294,27 @@ mod tests {
         for name in ["1.pack".to_owned(), format!("{id}.pack.part"), format!("{id}"), format!("x{id}.pack")] {
             assert_eq!(pack_of(&name), None, "{name}");
         }
+    }
+
+    // Two that write under one name would write into each other's file, or fail for no reason; one whose name is not known
+    // for a part file's would leave it for ever.
+    #[test]
+    fn no_two_temporary_names_are_the_same() {
+        alone(|| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let storage: Arc<dyn Storage> = Arc::new(DirStorage::new(folder.path()).expect("a storage"));
+            let openings = [Shared::new(Arc::clone(&storage)), Shared::new(storage)];
+            let mut names: Vec<String> = openings
+                .iter()
+                .flat_map(|shared| {
+                    [PACK_PART_SUFFIX, SEGMENT_PART_SUFFIX].map(|end| shared.temporary_name(end))
+                })
+                .collect();
+            assert!(names.iter().all(|name| is_part(name)), "{names:?}");
+            names.sort_unstable();
+            names.dedup_by_key(|name| name.split('.').next().expect("a stem").to_owned());
+            assert_eq!(names.len(), 4);
+        });
     }
 
     // Only files with these names are swept: one that is not known by its name stays for ever, and one that is no part

@@ -70,7 +70,7 @@ impl Store {
         if self.latched() {
             return Err(StoreError::Latched);
         }
-        let hold = self.hold()?;
+        let hold = self.lock_shared()?;
         // What was seen before the lock was got can be gone.
         self.objects.index().reload()?;
         let file = self.create_part(&id)?;
@@ -171,8 +171,8 @@ impl Store {
             .map_err(|error| self.shared.failed("ask for free space in", "", error))
     }
 
-    /// Takes the lock that keeps what is in the store there.
-    fn hold(&self) -> Result<Box<dyn StorageFile>, StoreError> {
+    /// Takes the store's lock together with other writers: it keeps what is in the store there.
+    fn lock_shared(&self) -> Result<Box<dyn StorageFile>, StoreError> {
         let Shared { storage, .. } = &*self.shared;
         storage
             .create_empty(LOCK_NAME)

@@ -88,7 +88,8 @@ pub(super) fn read_all(
 
 /// The space of an image that [`ingest`] made.
 pub(super) fn flat_space(reader: &ImageReader) -> Outcome<SpaceIndex> {
-    reader.find_space(SPACE).ok_or_else(|| "the image has another space".into())
+    let space = reader.spaces().iter().find(|space| space.name == SPACE);
+    Ok(space.ok_or("the image has another space")?.index)
 }
 
 /// The bytes of pages that are not zero.

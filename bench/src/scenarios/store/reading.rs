@@ -118,7 +118,7 @@ fn random_pages(folder: &Path, number: u32) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let mut buffer = [0; PAGE_SIZE];
     let mut read = |page: u64| -> Outcome<f64> {
         let begun = Instant::now();
-        reader.read_page(space, page, &mut buffer)?;
+        reader.read_run(space, page..page + 1, &mut buffer)?;
         Ok(begun.elapsed().as_secs_f64() * 1e6)
     };
     let chosen: Vec<u64> =

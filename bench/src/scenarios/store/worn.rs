@@ -100,7 +100,8 @@ fn read(store: &Store, id: &ImageId, pages: &[Page]) -> Outcome<f64> {
 }
 
 fn the_space(reader: &ImageReader) -> Outcome<SpaceIndex> {
-    reader.find_space("pages").ok_or_else(|| "the image has another space".into())
+    let space = reader.spaces().iter().find(|space| space.name == "pages");
+    Ok(space.ok_or("the image has another space")?.index)
 }
 
 #[cfg(test)]

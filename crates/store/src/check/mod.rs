@@ -22,7 +22,7 @@ use crate::index::Index;
 use crate::objects::Verifier;
 use crate::ordered;
 use crate::pack::PackFile;
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{self, OnProgress, Progress};
 use crate::store::Store;
 
 /// Stored bytes that are verified in one go.
@@ -214,10 +214,7 @@ struct Steps<'a, 'b> {
 impl Steps<'_, '_> {
     fn advance(&mut self, by: u64) -> Result<(), StoreError> {
         self.done += by;
-        match (self.progress)(Progress { what: self.what, done: self.done, total: self.total }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(StoreError::Interrupted { what: self.what }),
-        }
+        progress::tell(self.progress, Progress { what: self.what, done: self.done, total: self.total })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::id::ImageId;
 use crate::index::ObjectPlace;
 use crate::objects::Objects;
 use crate::ordered;
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{self, OnProgress, Progress};
 use crate::shared::{LOCK_NAME, Latch, pack_name};
 use crate::storage::{LockKind, StorageFile};
 use crate::store::Store;
@@ -151,7 +151,7 @@ impl Store {
         self.shared.sync_names("kept packs")?;
         let total = spared.len() as u64;
         for (done, pack) in (0..).zip(&spared) {
-            super::report(progress, Progress { what: "removing packs", done, total })?;
+            progress::tell(progress, Progress { what: "removing packs", done, total })?;
             report.freed_bytes += self.remove_pack(pack)?;
             report.removed_packs += 1;
         }
@@ -202,7 +202,7 @@ impl Store {
             if left.is_zero() {
                 return Err(StoreError::Busy { what: "images are being written" });
             }
-            super::report(progress, Progress { what: "waiting for captures", done: 0, total: 0 })?;
+            progress::tell(progress, Progress { what: "waiting for captures", done: 0, total: 0 })?;
         }
     }
 

@@ -4,23 +4,19 @@
 //! no good copy is given up for a bad one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::mark::Marks;
-use super::{open_pack, report};
+use super::open_pack;
 use crate::entry::{Entry, EntryNo};
 use crate::error::StoreError;
 use crate::hash::{BlockHash, PackId};
 use crate::objects::{Objects, Verifier};
 use crate::pack::{NewObject, PackFile, PackWriter, SealedPack};
-use crate::progress::{OnProgress, Progress};
-use crate::shared::Latch;
+use crate::progress::{self, OnProgress, Progress};
+use crate::shared::{Latch, PACK_PART_SUFFIX};
 
 /// What progress is told of.
 pub(super) const REWRITING: &str = "rewriting packs";
-
-/// Makes names of packs that are being written.
-static PART_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Packs that were written, and old ones that have nothing left that others have not.
 #[derive(Debug, Default)]
@@ -57,7 +53,7 @@ impl<'a> Compaction<'a> {
         let total = packs.iter().map(|(_, live_bytes)| live_bytes).sum();
         let mut done = 0;
         for (id, live_bytes) in packs {
-            report(progress, Progress { what: REWRITING, done, total })?;
+            progress::tell(progress, Progress { what: REWRITING, done, total })?;
             let Some(pack) = open_pack(self.objects.index(), *id)? else { continue };
             match self.copy_pack(&pack) {
                 Ok(()) => self.done.replaced.push(*id),
@@ -101,8 +97,7 @@ impl<'a> Compaction<'a> {
         let writer = match &self.writer {
             Some(writer) => writer,
             None => {
-                let number = PART_NUMBER.fetch_add(1, Ordering::Relaxed);
-                let part = format!("gc-{}-{number}.pack.part", std::process::id());
+                let part = self.latch.shared().temporary_name(PACK_PART_SUFFIX);
                 self.writer.insert(PackWriter::begin(Arc::clone(&self.latch), &part)?)
             }
         };

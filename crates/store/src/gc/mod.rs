@@ -19,7 +19,6 @@ mod decide;
 mod mark;
 
 use std::collections::{BTreeSet, HashSet};
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use decide::{PackState, Verdict};
@@ -32,7 +31,7 @@ use crate::hash::{ObjectHash, PackId};
 use crate::id::ImageId;
 use crate::index::Index;
 use crate::pack::PackFile;
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{self, OnProgress, Progress};
 use crate::shared::pack_name;
 use crate::storage::LockKind;
 use crate::store::Store;
@@ -145,7 +144,7 @@ impl Store {
             images.into_iter().partition(|image| options.remove_images.contains(image));
         let total = kept.len() as u64;
         for (done, image) in (0..).zip(kept) {
-            report(progress, Progress { what: "reading images", done, total })?;
+            progress::tell(progress, Progress { what: "reading images", done, total })?;
             if let Some(file) = self.image_file(&image)? {
                 marks.mark_image(&self.objects, &file)?;
             }
@@ -265,14 +264,6 @@ impl Store {
             }
         }
         Ok(parts)
-    }
-}
-
-/// Tells of progress; fails when the work is to stop.
-fn report(progress: &mut OnProgress<'_>, step: Progress) -> Result<(), StoreError> {
-    match progress(step) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(StoreError::Interrupted { what: step.what }),
     }
 }
 

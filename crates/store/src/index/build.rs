@@ -6,7 +6,6 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::segment::{Segment, SegmentError, SegmentWriter};
@@ -14,16 +13,11 @@ use crate::error::StoreError;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::PackId;
 use crate::pack::PackFile;
-use crate::shared::{Shared, segment_name};
+use crate::shared::{SEGMENT_PART_SUFFIX, Shared, segment_name};
 use crate::storage::StorageFile;
 
-/// Ends the name of a segment while it is written.
-const SEGMENT_PART_SUFFIX: &str = ".index.part";
 /// Holds the place of the one merge that may be under way.
 const MERGE_PART: &str = "merge.index.part";
-
-/// Makes names of temporary files that this process uses once.
-static PART_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// A segment with the name of its file; none for one in memory.
 #[derive(Clone)]
@@ -58,8 +52,7 @@ pub(super) fn from_packs(shared: &Arc<Shared>, packs: &[PackId]) -> Result<Optio
     }
     hints.objects.sort_unstable();
     hints.blocks.sort_unstable();
-    let number = PART_NUMBER.fetch_add(1, Ordering::Relaxed);
-    let part = format!("{}-{number}{SEGMENT_PART_SUFFIX}", std::process::id());
+    let part = shared.temporary_name(SEGMENT_PART_SUFFIX);
     if let Ok(written) = write_file(shared, &part, |file| hints.write(file)) {
         return Ok(Some(written));
     }

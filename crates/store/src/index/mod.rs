@@ -320,14 +320,14 @@ impl Index {
     /// Looks at the storage; the caller holds `loading`.
     fn load(&self) -> Result<Arc<View>, StoreError> {
         let known = self.current().map(|view| view.segments.clone()).unwrap_or_default();
-        let mut view = self.look(&known)?;
+        let mut view = self.open_listed(&known)?;
         let in_memory = known.into_iter().filter(|segment| segment.name.is_none());
         view.segments.extend(in_memory);
         Ok(self.set(self.cover(view)?))
     }
 
     /// Lists packs and opens the segments that are not `known`.
-    fn look(&self, known: &[NamedSegment]) -> Result<View, StoreError> {
+    fn open_listed(&self, known: &[NamedSegment]) -> Result<View, StoreError> {
         let mut attempts = 0;
         'again: loop {
             attempts += 1;

@@ -108,10 +108,12 @@ fn removed_packs_are_not_found_after_a_reload() {
 fn without_room_for_segments_look_ups_work() {
     let folder = Folder::new();
     let pack = folder.pack_of_groups(0..3);
-    let part = format!("{}-", std::process::id());
-    // A folder in the way of every name that this process could take next.
-    for number in 0..2000 {
-        std::fs::create_dir(folder.path(&format!("{part}{number}.index.part"))).expect("made");
+    let part = folder.shared.temporary_name("");
+    let (tag, last) = part.split_once('-').expect("a tag and a number");
+    let last: u64 = last.parse().expect("a number");
+    // A folder in the way of every name that this opening of the store could take next.
+    for number in last + 1..last + 100 {
+        std::fs::create_dir(folder.path(&format!("{tag}-{number}.index.part"))).expect("made");
     }
     let index = index(&folder);
     check(&index, &[pack], 0..3);

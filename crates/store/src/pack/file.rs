@@ -1,11 +1,14 @@
-//! A complete pack that is read: single entries, hashes and payloads by small reads, or the directory as a whole.
+//! Complete packs that are read, of which the ones used lately stay open: single entries, hashes and payloads by small reads, or the directory as a whole.
 //!
 //! Opening reads the footer only. Entries that are read one by one are not verified by the directory's hash: what they
 //! lead to is, by its own. Nothing is verified by the hashes of blocks, but blocks are taken for equal by them: they come from
 //! a directory only that is as it was written.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use quick_cache::sync::Cache;
 
 use crate::entry::{Entry, EntryNo};
 use crate::error::{Part, StoreError};
@@ -16,6 +19,9 @@ use crate::format::pack::{
 use crate::hash::{BlockHash, HASH_LEN, PackId};
 use crate::shared::{Shared, pack_name};
 use crate::storage::{StorageFile, lost};
+
+/// Packs that are kept open.
+const OPEN_PACKS: usize = 128;
 
 /// An open pack; it can be read on when its name is gone.
 pub(crate) struct PackFile {
@@ -125,7 +131,7 @@ impl PackFile {
     }
 
     /// Shares with other openings of this pack whether its directory is sound.
-    pub(super) fn share_soundness(&mut self, is_sound: &Arc<OnceLock<bool>>) {
+    fn share_soundness(&mut self, is_sound: &Arc<OnceLock<bool>>) {
         self.is_sound = Arc::clone(is_sound);
     }
 
@@ -192,5 +198,33 @@ impl PackFile {
 
     fn flawed(&self, flaw: Flaw) -> StoreError {
         flaw.in_file(self.shared.storage.locate(&pack_name(&self.id)), PACK_VERSION)
+    }
+}
+
+/// Opens packs and keeps a bounded number of them open.
+pub(crate) struct OpenPacks {
+    shared: Arc<Shared>,
+    open: Cache<PackId, Arc<PackFile>>,
+    /// Whether the directories are sound, of packs that were closed meanwhile too: finding out takes a read of all of it.
+    sound: Mutex<HashMap<PackId, Arc<OnceLock<bool>>>>,
+}
+
+impl OpenPacks {
+    pub(crate) fn new(shared: Arc<Shared>) -> OpenPacks {
+        OpenPacks { shared, open: Cache::new(OPEN_PACKS), sound: Mutex::default() }
+    }
+
+    /// Returns a pack; none when it is not there. One that is open can be read on after it was removed.
+    pub(crate) fn get(&self, id: PackId) -> Result<Option<Arc<PackFile>>, StoreError> {
+        if let Some(pack) = self.open.get(&id) {
+            return Ok(Some(pack));
+        }
+        let Some(mut pack) = PackFile::open(&self.shared, id)? else { return Ok(None) };
+        let mut sound = self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        pack.share_soundness(sound.entry(id).or_default());
+        drop(sound);
+        let pack = Arc::new(pack);
+        self.open.insert(id, Arc::clone(&pack));
+        Ok(Some(pack))
     }
 }

@@ -9,13 +9,11 @@
 
 mod codec;
 mod file;
-mod open;
 mod pieces;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub(crate) use codec::{Decoder, Encoder};
-pub(crate) use file::PackFile;
-pub(crate) use open::OpenPacks;
+pub(crate) use file::{OpenPacks, PackFile};
 pub(crate) use writer::{NewObject, PackWriter, SealedPack, SealedPart};

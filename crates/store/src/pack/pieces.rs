@@ -42,14 +42,14 @@ impl Pieces {
             self.open.bytes.extend_from_slice(now);
             bytes = later;
             if self.open.bytes.len() == PIECE_BYTES {
-                whole.push(self.take());
+                whole.push(self.end_piece());
             }
         }
         whole
     }
 
-    /// Takes what is there as the last piece.
-    pub(super) fn take(&mut self) -> Piece {
+    /// Ends the piece that is open, however long it is, and returns it.
+    pub(super) fn end_piece(&mut self) -> Piece {
         let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES));
         let next = Piece { offset: self.end(), bytes };
         std::mem::replace(&mut self.open, next)
@@ -84,7 +84,7 @@ mod tests {
             }
             assert_eq!(pieces.start(), given.len() as u64);
         }
-        let last = pieces.take();
+        let last = pieces.end_piece();
         assert_eq!((last.offset, last.bytes.len()), (4 * PIECE_BYTES as u64, 40_005));
         given.extend_from_slice(&last.bytes);
         assert!(given == file, "every byte once, in order");

@@ -152,7 +152,7 @@ impl PackWriter {
         for piece in pieces.push(&tail) {
             self.write(&piece)?;
         }
-        self.write(&pieces.take())?;
+        self.write(&pieces.end_piece())?;
         self.file.sync().map_err(|error| self.latch.write_failed("sync", &self.part, error))?;
         let pack = SealedPack { id, entries, stored_bytes: footer.file_len() };
         Ok(Some(SealedPart { writer: self, pack }))

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use leaf_cache::LeafCache;
 
-use crate::block::{BlockSize, PAGE_BYTES, Page, SpaceIndex};
+use crate::block::{BlockSize, PAGE_BYTES, SpaceIndex};
 use crate::entry::ObjectKind;
 use crate::error::{Part, StoreError};
 use crate::format::Flaw;
@@ -84,15 +84,6 @@ pub struct ImageSummary {
     pub stored_bytes: u64,
 }
 
-/// What a block holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PageKind {
-    /// Zero bytes only.
-    Zero,
-    /// Something else.
-    Data,
-}
-
 impl ImageReader {
     /// Reads and verifies the image's file; `hold` is the lock on it.
     pub(crate) fn load(
@@ -130,11 +121,6 @@ impl ImageReader {
         &self.spaces
     }
 
-    /// Returns the space of that name.
-    pub fn find_space(&self, name: &str) -> Option<SpaceIndex> {
-        self.spaces.iter().find(|space| space.name == name).map(|space| space.index)
-    }
-
     /// Returns the names of the attachments with their lengths in bytes.
     pub fn attachments(&self) -> impl Iterator<Item = (&str, u64)> {
         self.file.attachments.iter().map(|attachment| (attachment.name.as_str(), attachment.len))
@@ -163,34 +149,6 @@ impl ImageReader {
         }
         self.check_attachment(attachment, bytes.len() as u64, &blake3::hash(&bytes))?;
         Ok(bytes)
-    }
-
-    /// Says what a block holds, without reading it.
-    pub fn page(&self, space: SpaceIndex, block: u64) -> Result<PageKind, StoreError> {
-        self.space(space, &(block..block.saturating_add(1)))?;
-        let (number, position) = tree::locate(block);
-        let leaf = self.leaf(space, number)?;
-        Ok(match leaf.and_then(|leaf| leaf.lookup(position)) {
-            Some(_) => PageKind::Data,
-            None => PageKind::Zero,
-        })
-    }
-
-    /// Reads a page of a space of 4096-byte blocks and says what it holds.
-    pub fn read_page(&self, space: SpaceIndex, page: u64, buf: &mut Page) -> Result<PageKind, StoreError> {
-        let entry = self.space(space, &(page..page.saturating_add(1)))?;
-        if entry.block_size != BlockSize::Page4K {
-            return Err(self.invalid(format!("space {:?} has no pages", entry.name)));
-        }
-        let (number, position) = tree::locate(page);
-        let leaf = self.leaf(space, number)?;
-        let Some((leaf, (group, slot))) = leaf.and_then(|leaf| Some((leaf.clone(), leaf.lookup(position)?)))
-        else {
-            buf.fill(0);
-            return Ok(PageKind::Zero);
-        };
-        self.copy_run(&leaf, group, slot, buf)?;
-        Ok(PageKind::Data)
     }
 
     /// Reads `blocks` of a space into `buf`, which is as long as they are; zero blocks are filled in.

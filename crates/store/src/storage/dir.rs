@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, OFlags};
 use vmrewind_files::{Flock, Kind, Wait};
 
 use super::{LockKind, Storage, StorageFile};
@@ -45,6 +45,13 @@ impl DirStorage {
         Ok(DirStorage { path, dir })
     }
 
+    /// Opens a file for reading. Nothing but a file of the folder's own is opened: a link, which could lead anywhere, is
+    /// refused, and a pipe that somebody put there does not make the caller wait for its writer.
+    fn open_file(&self, name: &str) -> io::Result<File> {
+        let how = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(how).open(self.file_path(name)?)
+    }
+
     fn file_path(&self, name: &str) -> io::Result<PathBuf> {
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -71,7 +78,7 @@ impl Storage for DirStorage {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(DirFile { file: File::open(self.file_path(name)?)? }))
+        Ok(Box::new(DirFile { file: self.open_file(name)? }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -84,7 +91,7 @@ impl Storage for DirStorage {
 
     fn remove_abandoned(&self, name: &str) -> io::Result<Option<u64>> {
         let path = self.file_path(name)?;
-        let file = match File::open(&path) {
+        let file = match self.open_file(name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -118,7 +125,7 @@ impl Storage for DirStorage {
             LockKind::Exclusive => Kind::Exclusive,
         };
         let wait = wait.map_or(Wait::Forever, Wait::AtMost);
-        let Some(lock) = Flock::of(File::open(&path)?, kind, wait)? else { return Ok(None) };
+        let Some(lock) = Flock::of(self.open_file(name)?, kind, wait)? else { return Ok(None) };
         if !lock.is_current(&path)? {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -228,6 +235,23 @@ mod tests {
             let error = storage.create(name).err().expect("refused");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }
+    }
+
+    // Whoever can write the folder could else have any file of the user read, locked or taken for an image.
+    #[test]
+    fn links_and_pipes_are_not_opened() {
+        let (dir, storage) = storage();
+        std::fs::write(dir.path().join("secret"), b"abc").expect("written");
+        std::os::unix::fs::symlink(dir.path().join("secret"), dir.path().join("store/a")).expect("linked");
+        assert!(storage.open("a").is_err() && storage.lock("a", LockKind::Shared, NOW).is_err());
+        assert!(storage.remove_abandoned("a").is_err());
+        assert_eq!(storage.create("a").err().map(|error| error.kind()), Some(io::ErrorKind::AlreadyExists));
+        let pipe = dir.path().join("store/b");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("made");
+        // Not hanging is the point; there is nothing to read at an offset.
+        assert!(storage.open("b").and_then(|pipe| pipe.read_at(0, &mut [0])).is_err());
+        assert_eq!(std::fs::read(dir.path().join("secret")).expect("read"), b"abc");
     }
 
     // A taken name is reported, not overwritten.

@@ -64,7 +64,8 @@ pub(super) struct Trees {
 /// Stores the trees of all spaces; all workers have ended.
 pub(super) fn trees(work: &Work, sink: &mut ObjectSink, infos: &[SpaceInfo]) -> Result<Trees, StoreError> {
     let maps = work.reorder.take_maps();
-    let mut builder = Builder { work, sink, groups: work.groups.take(), fresh: Vec::new(), new_bytes: 0 };
+    let mut builder =
+        Builder { work, sink, groups: work.groups.give_away(), fresh: Vec::new(), new_bytes: 0 };
     builder.fresh = builder.groups.iter().map(|group| group.new_slots).collect();
     let mut spaces = Vec::with_capacity(infos.len());
     for (at, info) in (0_u32..).zip(infos) {

@@ -23,7 +23,7 @@ pub(super) struct Group {
 
 /// A group that was written out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sealed {
+pub(super) struct SealedGroup {
     pub(super) number: u32,
     pub(super) hash: ObjectHash,
     pub(super) new_slots: u16,
@@ -50,9 +50,9 @@ impl Groups {
     }
 
     /// Says what an opened group has become.
-    pub(super) fn seal(&self, sealed: Sealed) {
+    pub(super) fn seal(&self, sealed: SealedGroup) {
         let mut state = self.lock();
-        let Sealed { number, hash, new_slots, pack } = sealed;
+        let SealedGroup { number, hash, new_slots, pack } = sealed;
         state.groups[number as usize] = Group { hash: Some(hash), new_slots, pack: Some(pack) };
         state.numbers.entry(hash.prefix()).or_insert(number);
     }
@@ -85,8 +85,8 @@ impl Groups {
         self.lock().groups.iter().map(|group| group.pack.is_some_and(|pack| packs.contains(&pack))).collect()
     }
 
-    /// Returns all groups by number.
-    pub(super) fn take(&self) -> Vec<Group> {
+    /// Gives all groups away, by number: the image is complete.
+    pub(super) fn give_away(&self) -> Vec<Group> {
         std::mem::take(&mut *self.lock()).groups
     }
 
@@ -113,7 +113,7 @@ mod tests {
         let groups = Groups::default();
         let hash = |tag: u8| ObjectHash::from_bytes([tag; 32]);
         let opened = groups.open().expect("few groups");
-        groups.seal(Sealed { number: opened, hash: hash(1), new_slots: 3, pack: 0 });
+        groups.seal(SealedGroup { number: opened, hash: hash(1), new_slots: 3, pack: 0 });
         assert_eq!((groups.known(hash(1)), groups.own(&hash(1))), (Some(opened), Some(opened)));
         let other = groups.known(hash(2)).expect("few groups");
         assert_eq!(

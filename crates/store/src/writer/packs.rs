@@ -35,7 +35,7 @@ pub(super) struct Packs {
 
 /// What became of the packs of one image so far.
 #[derive(Default)]
-pub(super) struct Sealed {
+pub(super) struct SealedPacks {
     /// Complete packs without a name, by their numbers.
     unnamed: Vec<(u32, SealedPart)>,
     /// Numbers of the packs that have been published.
@@ -46,7 +46,7 @@ pub(super) struct Sealed {
     pub(super) stored_bytes: u64,
 }
 
-impl Sealed {
+impl SealedPacks {
     /// Gives all packs their names; durable once the folder is synced.
     pub(super) fn publish(&mut self) -> Result<(), StoreError> {
         for (number, part) in self.unnamed.drain(..) {
@@ -66,7 +66,7 @@ struct Open {
 
 struct Sealing {
     full: SyncSender<Open>,
-    thread: JoinHandle<Result<Sealed, StoreError>>,
+    thread: JoinHandle<Result<SealedPacks, StoreError>>,
 }
 
 impl Packs {
@@ -75,7 +75,7 @@ impl Packs {
         latch: Arc<Latch>,
         name: String,
         pack_bytes: u64,
-        sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError> + Send + 'static,
+        sealed: impl FnMut(&mut SealedPacks) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Packs, StoreError> {
         let (full, waiting) = sync_channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
@@ -116,7 +116,7 @@ impl Packs {
     }
 
     /// Seals the open pack too, and waits for all. Most have no names yet.
-    pub(super) fn finish(&self) -> Result<Sealed, StoreError> {
+    pub(super) fn finish(&self) -> Result<SealedPacks, StoreError> {
         let last = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(last) = last {
             self.send(last);
@@ -130,7 +130,7 @@ impl Packs {
         self.join().err()
     }
 
-    fn join(&self) -> Result<Sealed, StoreError> {
+    fn join(&self) -> Result<SealedPacks, StoreError> {
         let sealing = self.sealing.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Sealing { full, thread }) = sealing else { return Err(StoreError::Latched) };
         drop(full);
@@ -169,9 +169,9 @@ impl Packs {
 
 fn seal_all(
     waiting: &Receiver<Open>,
-    mut sealed: impl FnMut(&mut Sealed) -> Result<(), StoreError>,
-) -> Result<Sealed, StoreError> {
-    let mut packs = Sealed::default();
+    mut sealed: impl FnMut(&mut SealedPacks) -> Result<(), StoreError>,
+) -> Result<SealedPacks, StoreError> {
+    let mut packs = SealedPacks::default();
     while let Ok(Open { number, writer }) = waiting.recv() {
         packs.unnamed.extend(writer.seal()?.map(|part| (number, part)));
         sealed(&mut packs)?;

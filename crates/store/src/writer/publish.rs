@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::groups::Groups;
-use super::packs::Sealed;
+use super::packs::SealedPacks;
 use super::seen::Seen;
 use crate::error::StoreError;
 use crate::format::image::ImageFile;
@@ -43,7 +43,7 @@ pub(super) fn image(
     latch: &Latch,
     part: &mut PartFile,
     file: &mut ImageFile,
-    packs: &mut Sealed,
+    packs: &mut SealedPacks,
 ) -> Result<(), StoreError> {
     packs.publish()?;
     // Also where this image has no pack of its own: those that it refers to can have been found between their naming and
@@ -66,7 +66,7 @@ pub(super) fn image(
 }
 
 /// Makes the packs of a complete image known to the index.
-pub(super) fn index(objects: &Objects, packs: &Sealed) {
+pub(super) fn index(objects: &Objects, packs: &SealedPacks) {
     if !packs.unindexed.is_empty() {
         // The index is a cache: what is missing in it is found and added the next time it is loaded.
         let _ = objects.index().add_packs(&packs.unindexed);
@@ -85,7 +85,7 @@ pub(super) struct Indexer {
 
 impl Indexer {
     /// Is given all packs so far, whenever one is complete.
-    pub(super) fn sealed(&self, packs: &mut Sealed) -> Result<(), StoreError> {
+    pub(super) fn sealed(&self, packs: &mut SealedPacks) -> Result<(), StoreError> {
         if self.seen.len() < self.max_seen {
             return Ok(());
         }

@@ -13,7 +13,7 @@ const WINDOW: u64 = if cfg!(test) { 4 } else { 1024 };
 
 /// Where one block is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Placed {
+pub(super) struct PlacedBlock {
     /// Position of the space.
     pub(super) space: u32,
     pub(super) block: u32,
@@ -31,7 +31,7 @@ pub(super) struct Reorder {
 struct State {
     /// Batch whose results go into the maps next.
     next: u64,
-    waiting: BTreeMap<u64, Vec<Placed>>,
+    waiting: BTreeMap<u64, Vec<PlacedBlock>>,
     maps: Vec<PageMap>,
     is_stopped: bool,
 }
@@ -40,7 +40,7 @@ impl Reorder {
     /// Takes the results of a batch, all of them, and returns an empty list.
     ///
     /// Waits when the batch is too far ahead; the earliest one never waits.
-    pub(super) fn put(&self, batch: u64, placed: Vec<Placed>) -> Vec<Placed> {
+    pub(super) fn put(&self, batch: u64, placed: Vec<PlacedBlock>) -> Vec<PlacedBlock> {
         let mut state = self.lock();
         while batch >= state.next + WINDOW && !state.is_stopped {
             state = self.advanced.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -82,8 +82,8 @@ impl Reorder {
 }
 
 impl State {
-    fn apply(&mut self, placed: &[Placed]) {
-        for Placed { space, block, place } in placed {
+    fn apply(&mut self, placed: &[PlacedBlock]) {
+        for PlacedBlock { space, block, place } in placed {
             let space = *space as usize;
             if space >= self.maps.len() {
                 self.maps.resize_with(space + 1, PageMap::default);
@@ -93,7 +93,7 @@ impl State {
         self.next += 1;
     }
 
-    fn next_waiting(&mut self) -> Option<Vec<Placed>> {
+    fn next_waiting(&mut self) -> Option<Vec<PlacedBlock>> {
         self.waiting.remove(&self.next)
     }
 }
@@ -106,8 +106,8 @@ mod tests {
     use super::super::sync::{explore, thread};
     use super::*;
 
-    fn result(group: u32) -> Vec<Placed> {
-        vec![Placed { space: 1, block: 0, place: Place::Group(group, 0) }]
+    fn result(group: u32) -> Vec<PlacedBlock> {
+        vec![PlacedBlock { space: 1, block: 0, place: Place::Group(group, 0) }]
     }
 
     // Results come in any order; the block must end where the last batch put it. A worker that runs ahead must not pile

@@ -15,9 +15,9 @@ use crate::hash::BlockHash;
 const SHARDS: usize = if cfg!(test) { 2 } else { 64 };
 
 /// A group's number and a slot.
-pub(super) type SlotPlace = (u32, u8);
+pub(super) type GroupSlot = (u32, u8);
 
-type Shard = HashMap<BlockHash, SlotPlace, BuildHasherDefault<Prefix>>;
+type Shard = HashMap<BlockHash, GroupSlot, BuildHasherDefault<Prefix>>;
 
 /// Places of blocks by their hash.
 pub(super) struct Seen {
@@ -33,7 +33,7 @@ enum Claim {
     /// It has the place that was asked for.
     Made,
     /// It has another place.
-    At(SlotPlace),
+    At(GroupSlot),
     /// Blocks were forgotten since it was looked for: it can be in the index by now.
     LookAgain,
 }
@@ -57,12 +57,12 @@ impl Seen {
         self.len.load(Ordering::Relaxed)
     }
 
-    pub(super) fn get(&self, hash: &BlockHash) -> Option<SlotPlace> {
+    pub(super) fn get(&self, hash: &BlockHash) -> Option<GroupSlot> {
         self.shard(hash).get(hash).copied()
     }
 
     /// Notes the place of a block, unless it has one, or had one that was forgotten since [`Seen::forgotten`] gave `looked`.
-    fn claim(&self, hash: BlockHash, place: SlotPlace, looked: usize) -> Claim {
+    fn claim(&self, hash: BlockHash, place: GroupSlot, looked: usize) -> Claim {
         match self.shard(&hash).entry(hash) {
             Entry::Occupied(found) => Claim::At(*found.get()),
             Entry::Vacant(_) if self.forgotten() != looked => Claim::LookAgain,
@@ -79,10 +79,10 @@ impl Seen {
     pub(super) fn claim_or_find<E>(
         &self,
         hash: BlockHash,
-        place: SlotPlace,
+        place: GroupSlot,
         mut looked: usize,
-        mut find: impl FnMut() -> Result<Option<SlotPlace>, E>,
-    ) -> Result<Option<SlotPlace>, E> {
+        mut find: impl FnMut() -> Result<Option<GroupSlot>, E>,
+    ) -> Result<Option<GroupSlot>, E> {
         loop {
             match self.claim(hash, place, looked) {
                 Claim::Made => return Ok(None),

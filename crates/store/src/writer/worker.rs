@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::batch::{Batch, Item};
-use super::groups::{Groups, Sealed};
+use super::groups::{Groups, SealedGroup};
 use super::intake::Intake;
 use super::packs::Packs;
 use super::page_map::Place;
 use super::parent::{Likeness, ParentLeaf, ParentSpace};
-use super::reorder::{Placed, Reorder};
+use super::reorder::{PlacedBlock, Reorder};
 use super::scatter::given_up_in_run;
-use super::seen::{Seen, SlotPlace};
+use super::seen::{GroupSlot, Seen};
 use crate::block::BlockSize;
 use crate::entry::{Encoding, ObjectKind};
 use crate::error::StoreError;
@@ -69,7 +69,7 @@ impl Work {
     }
 
     /// Claims a place for a block that is to be stored, unless it has been stored meanwhile: then that place is returned.
-    fn claim(&self, content: &Content<'_>, place: SlotPlace) -> Result<Option<SlotPlace>, StoreError> {
+    fn claim(&self, content: &Content<'_>, place: GroupSlot) -> Result<Option<GroupSlot>, StoreError> {
         self.seen.claim_or_find(content.hash, place, content.looked, || {
             let found = self.objects.index().find_block(&content.hash)?;
             Ok(found.and_then(|found| self.own_place(&found)))
@@ -77,7 +77,7 @@ impl Work {
     }
 
     /// Returns the place of a block of the index that this image stored.
-    fn own_place(&self, found: &BlockPlace) -> Option<SlotPlace> {
+    fn own_place(&self, found: &BlockPlace) -> Option<GroupSlot> {
         self.groups.own(&found.group.entry.hash).map(|group| (group, found.slot))
     }
 
@@ -161,7 +161,7 @@ impl Worker {
         self.seal(BlockSize::Block64K)
     }
 
-    fn place(&mut self, batch: &Batch, placed: &mut Vec<Placed>) -> Result<(), StoreError> {
+    fn place(&mut self, batch: &Batch, placed: &mut Vec<PlacedBlock>) -> Result<(), StoreError> {
         let mut blocks = batch.blocks().peekable();
         let mut run = Vec::new();
         while let Some((item, data)) = blocks.next() {
@@ -172,7 +172,7 @@ impl Worker {
             run.push((item, found));
             let leaf = |item: &Item| (item.space, tree::locate(u64::from(item.block)).0);
             if blocks.peek().is_none_or(|(next, _)| leaf(next) != leaf(&item)) {
-                self.settle(&mut run, placed)?;
+                self.choose_places(&mut run, placed)?;
             }
         }
         Ok(())
@@ -207,11 +207,11 @@ impl Worker {
         Ok(Found::Nowhere(content, likeness == Likeness::Different))
     }
 
-    /// Decides on the places of blocks that came together and are of one leaf, and stores what is to be stored.
-    fn settle(
+    /// Chooses the places of blocks that came together and are of one leaf, and stores what is to be stored.
+    fn choose_places(
         &mut self,
         run: &mut Vec<(Item, Found<'_>)>,
-        placed: &mut Vec<Placed>,
+        placed: &mut Vec<PlacedBlock>,
     ) -> Result<(), StoreError> {
         let given_up = scattered(run);
         for (Item { space, block, .. }, found) in run.drain(..) {
@@ -225,7 +225,7 @@ impl Worker {
                 }
                 Found::Nowhere(content, is_new) => self.store(&content, is_new)?,
             };
-            placed.push(Placed { space, block, place });
+            placed.push(PlacedBlock { space, block, place });
         }
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Worker {
             payload,
             blocks: Some((size, &group.hashes)),
         })?;
-        self.work.groups.seal(Sealed { number, hash, new_slots: group.new_slots, pack });
+        self.work.groups.seal(SealedGroup { number, hash, new_slots: group.new_slots, pack });
         group.data.clear();
         group.hashes.clear();
         group.new_slots = 0;

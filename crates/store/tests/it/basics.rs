@@ -7,7 +7,7 @@ use vmrewind_store::{
     BlockSize, ImageId, ImageReader, ImageWriter, PAGE_SIZE, Page, Part, Store, StoreError, WriteOptions,
 };
 
-use crate::support::{check_sample, folder_store, id, page, small_queue, write_sample};
+use crate::support::{check_sample, folder_store, id, page, small_queue, space, write_sample};
 
 // The whole promise at once: what was put last is what is read, in one piece, from a fresh store.
 #[test]
@@ -83,7 +83,7 @@ fn images_written_at_once_do_not_mix() {
     });
     for tag in [1_u8, 2, 3] {
         let reader = store.open_image(&id(&format!("{tag}"))).expect("opened");
-        let ram = reader.find_space("ram").expect("a space");
+        let ram = space(&reader, "ram");
         let mut buf = vec![0; 3000 * PAGE_SIZE];
         reader.read_run(ram, 0..pages, &mut buf).expect("read");
         for (number, content) in (0..).zip(buf.as_chunks::<PAGE_SIZE>().0) {
@@ -218,11 +218,11 @@ fn wrong_requests_are_refused_and_harmless() {
     writer.finish().expect("finished");
 
     let reader = store.open_image(&id("1")).expect("opened");
-    let ram = reader.find_space("ram").expect("a space");
+    let ram = space(&reader, "ram");
     let mut buf = [0; 2 * PAGE_SIZE];
     assert!(is_invalid(reader.read_run(ram, 0..3, &mut buf)));
     assert!(is_invalid(reader.read_run(ram, 0..1, &mut buf)));
-    assert!(is_invalid(reader.page(ram, u64::MAX).map(|_| ())));
+    assert!(is_invalid(reader.read_run(ram, u64::MAX..u64::MAX, &mut [])));
     assert!(is_invalid(reader.attachment("b").map(|_| ())));
     assert_eq!(reader.attachment("a").expect("read"), b"1");
 }

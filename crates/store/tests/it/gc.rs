@@ -13,7 +13,7 @@ use vmrewind_testkit::storage::{
     CrashCase, CrashStorage, FaultStorage, OnPanic, Operation, SeededRandom, crash_seeds,
 };
 
-use crate::support::{folder_store, id, open, small_queue};
+use crate::support::{folder_store, id, open, small_queue, space};
 
 const PAGES: u64 = 64;
 const NOW: Duration = Duration::ZERO;
@@ -54,10 +54,10 @@ pub(crate) fn write(
 pub(crate) fn check(store: &Store, image: &ImageId, numbers: impl IntoIterator<Item = u64>) {
     let reader = store.open_image(image).expect("opened");
     reader.verify(&mut |_, _| ControlFlow::Continue(())).expect("whole");
-    let space = reader.find_space("ram").expect("a space");
+    let ram = space(&reader, "ram");
     let mut found = [0; PAGE_SIZE];
     for (page, number) in (0..).zip(numbers) {
-        reader.read_page(space, page, &mut found).expect("read");
+        reader.read_run(ram, page..page + 1, &mut found).expect("read");
         assert!(found == numbered(number), "page {page} of {image}");
     }
     assert_eq!(reader.attachment("devices").expect("read"), devices(image));

@@ -10,7 +10,7 @@ use vmrewind_store::{
 };
 use vmrewind_testkit::storage::{CrashStorage, SeededRandom};
 
-use crate::support::{folder_store, id, open, read_page};
+use crate::support::{folder_store, id, open, read_page, space};
 
 /// More than a leaf, so that trees have two levels.
 const PAGES: u64 = 1500;
@@ -121,7 +121,7 @@ fn write(
 
 /// Reads an image page by page, in runs, in bulk, as a flat file.
 fn check(reader: &ImageReader, model: &BTreeMap<u64, Content>, cuts: (u64, u64)) {
-    let ram = reader.find_space("ram").expect("a space");
+    let ram = space(reader, "ram");
     let whole: Vec<u8> = (0..PAGES)
         .flat_map(|page| model.get(&page).map_or([0; PAGE_SIZE], |content| bytes(*content)))
         .collect();

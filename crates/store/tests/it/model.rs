@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use vmrewind_store::{BlockSize, ImageReader, PAGE_SIZE, Page, PageKind, Store, WriteOptions};
+use vmrewind_store::{BlockSize, ImageReader, PAGE_SIZE, Page, Store, WriteOptions};
 use vmrewind_testkit::storage::CrashStorage;
 
 use crate::support::{id, open, page, read_page, runs};
@@ -94,8 +94,6 @@ fn check(reader: &ImageReader, model: &Model, cut: u64) {
         for number in 0..PAGES {
             let content = expected(model, at, number);
             assert_eq!(read_page(reader, space.index, number), content, "page {number} of space {at}");
-            let kind = reader.page(space.index, number).expect("a page");
-            assert_eq!(kind == PageKind::Data, content.is_some());
             data_pages.extend(content.map(|_| number));
             whole.extend_from_slice(&content.unwrap_or([0; PAGE_SIZE]));
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use vmrewind_store::{
-    BlockSize, DirStorage, ImageId, ImageReader, ImageSummary, PAGE_SIZE, Page, PageKind, SpaceIndex,
-    Storage, Store, StoreError, WriteOptions,
+    BlockSize, DirStorage, ImageId, ImageReader, ImageSummary, PAGE_SIZE, Page, SpaceIndex, Storage, Store,
+    StoreError, WriteOptions,
 };
 
 /// An attachment that ends inside a page.
@@ -69,8 +69,7 @@ pub(crate) fn check_sample(reader: &ImageReader) {
     assert_eq!(attachments, [("devices", 5000), ("empty", 0)]);
     assert_eq!(reader.attachment("devices").expect("readable"), DEVICES);
     assert_eq!(reader.attachment("empty").expect("readable"), b"");
-    let ram = reader.find_space("pc.ram").expect("a space");
-    let rom = reader.find_space("rom").expect("a space");
+    let (ram, rom) = (space(reader, "pc.ram"), space(reader, "rom"));
     for number in 0..8 {
         let expected = if [1, 2, 7].contains(&number) { Some(page(number)) } else { None };
         assert_eq!(read_page(reader, ram, u64::from(number)), expected, "page {number}");
@@ -80,14 +79,14 @@ pub(crate) fn check_sample(reader: &ImageReader) {
     assert_eq!(runs(reader, rom), []);
 }
 
+/// Returns the space of that name.
+pub(crate) fn space(reader: &ImageReader, name: &str) -> SpaceIndex {
+    reader.spaces().iter().find(|space| space.name == name).expect("a space").index
+}
+
 /// Reads a page; none means zero.
 pub(crate) fn read_page(reader: &ImageReader, space: SpaceIndex, number: u64) -> Option<Page> {
     let mut content = [0xee; PAGE_SIZE];
-    match reader.read_page(space, number, &mut content).expect("a readable page") {
-        PageKind::Data => Some(content),
-        PageKind::Zero => {
-            assert_eq!(content, [0; PAGE_SIZE], "a zero page is filled in");
-            None
-        }
-    }
+    reader.read_run(space, number..number + 1, &mut content).expect("a readable page");
+    (content != [0; PAGE_SIZE]).then_some(content)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde::Serialize;
+use vmrewind_qemu::arch::Arch;
 
 use crate::outcome::{Outcome, context};
 
@@ -34,7 +35,7 @@ impl Machine {
     /// Where there is no QEMU, or no folder `dir`.
     pub(crate) fn look(dir: &Path) -> Outcome<Self> {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let version = Command::new("qemu-system-x86_64")
+        let version = Command::new(Arch::host().program)
             .arg("--version")
             .output()
             .map_err(context(|| "cannot run QEMU: `./x setup` installs it".into()))?;

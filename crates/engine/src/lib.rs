@@ -76,3 +76,5 @@ pub use view::{
     SnapshotDisk, SnapshotView, VmView, WorkingSetView,
 };
 pub use vmrewind_files::{Disk, RealDisk};
+/// What differs between architectures; `doctor` looks for it on the host.
+pub use vmrewind_qemu::arch::{Arch, Firmware};

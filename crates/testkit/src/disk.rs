@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use crate::arch::HOST;
 use crate::command::{command, run, run_whatever_status};
 use crate::error::{Error, Result};
 
@@ -53,17 +54,18 @@ pub fn loop_device(path: &Path) -> Result<LoopDevice> {
 
 /// The UEFI firmware's code, read-only for all VMs.
 pub fn uefi_code() -> Result<PathBuf> {
-    firmware("OVMF_CODE")
+    firmware("CODE")
 }
 
 /// Makes a VM's own copy of empty UEFI variables.
 pub fn uefi_vars(path: &Path) -> Result<()> {
-    fs::copy(firmware("OVMF_VARS")?, path).map(drop).map_err(Error::io("write", path))
+    fs::copy(firmware("VARS")?, path).map(drop).map_err(Error::io("write", path))
 }
 
 fn firmware(part: &str) -> Result<PathBuf> {
-    let folder = Path::new("/usr/share/OVMF");
-    let candidates = [format!("{part}_4M.fd"), format!("{part}.fd")].map(|name| folder.join(name));
+    let (folder, name) = HOST.firmware;
+    let folder = Path::new(folder);
+    let candidates = ["_4M", ""].map(|size| folder.join(format!("{name}_{part}{size}.fd")));
     let found = candidates.into_iter().find(|path| path.is_file());
     found.ok_or_else(|| Error::Missing { what: format!("UEFI firmware ({part})"), searched: folder.into() })
 }

@@ -4,6 +4,7 @@
 //! vmrewind (or to [`qemu::spawn`]), and judges by what the guest says on its [`console`]. [`rig`] does all that for
 //! tests that go through the command line.
 
+pub mod arch;
 mod command;
 pub mod console;
 pub mod disk;

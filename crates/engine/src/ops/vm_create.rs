@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vmrewind_qemu::arch::{Arch, Firmware};
 use vmrewind_qemu::cmdline::{
     Accelerator, BaseLocation, CommandLine, DiskSpec, Display, MachineRequest, Network, RequestedDisk,
     UefiFiles, write_command_line,
@@ -70,17 +71,6 @@ pub struct NewMachine {
     /// `kvm` or `tcg`; KVM where it works, if not given.
     pub accel: Option<String>,
 }
-
-/// The QEMU that new machines run on.
-const PROGRAM: &str = "qemu-system-x86_64";
-
-/// Where Debian, Ubuntu, Fedora and Arch keep UEFI firmware for machines without secure boot: code, variables.
-const FIRMWARE: [(&str, &str); 4] = [
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
-    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
-];
 
 impl Operation {
     /// Puts a VM under management; it is not started.
@@ -219,8 +209,13 @@ impl Operation {
         machine: &NewMachine,
         draft: &VmFolder,
     ) -> Result<Vec<String>> {
-        let uefi =
-            if machine.uefi { Some(self.copy_firmware_variables(&request.name, draft)?) } else { None };
+        let arch = Arch::host();
+        // Without a BIOS it is the one way to start a disk, asked for or not.
+        let uefi = if machine.uefi || !arch.has_bios {
+            Some(self.copy_firmware_variables(arch, &request.name, draft)?)
+        } else {
+            None
+        };
         let disk = |file: &PathBuf| {
             let file = std::path::absolute(request.working_dir.join(file)).ok()?;
             Some(RequestedDisk { file: file.to_str()?.to_owned(), format: None })
@@ -237,11 +232,11 @@ impl Operation {
             disk.format = Some(inspected.format);
         }
         Ok(write_command_line(&MachineRequest {
-            program: PROGRAM.into(),
+            arch,
             disks,
             memory_bytes: machine.memory_bytes,
             cpus: machine.cpus,
-            accelerator: choose_accelerator(machine.accel.as_deref())?,
+            accelerator: choose_accelerator(arch, machine.accel.as_deref())?,
             uefi,
             network: parse_network(&machine.network)?,
             mac: self.ctx.host.random_mac(),
@@ -254,14 +249,13 @@ impl Operation {
         }))
     }
 
-    fn copy_firmware_variables(&self, name: &VmName, draft: &VmFolder) -> Result<UefiFiles> {
-        let (code, template) = FIRMWARE
-            .iter()
-            .find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists())
-            .ok_or_else(|| {
-                Error::failed("no UEFI firmware is installed")
-                    .hint("install it (Debian and Ubuntu: package ovmf)")
-            })?;
+    fn copy_firmware_variables(&self, arch: &Arch, name: &VmName, draft: &VmFolder) -> Result<UefiFiles> {
+        let is_there = |path: &str| Path::new(path).exists();
+        let found = arch.firmware.iter().find(|files| is_there(files.code) && is_there(files.vars));
+        let Firmware { code, vars: template } = found.ok_or_else(|| {
+            Error::failed("no UEFI firmware is installed")
+                .hint(format!("install it (Debian and Ubuntu: package {})", arch.firmware_package))
+        })?;
         let copy = draft.path().join("uefi-vars.fd");
         let template =
             fs::read(template).map_err(|error| io_error(&format!("cannot read '{template}'"), error))?;
@@ -346,11 +340,11 @@ fn location_of(disk: &DiskSpec, drafted: Option<&Path>, working_dir: &Path) -> R
     }
 }
 
-fn choose_accelerator(wanted: Option<&str>) -> Result<Accelerator> {
+fn choose_accelerator(arch: &Arch, wanted: Option<&str>) -> Result<Accelerator> {
     match wanted {
         Some("kvm") => Ok(Accelerator::Kvm),
         Some("tcg") => Ok(Accelerator::Tcg),
-        None if program::kvm_works(PROGRAM) => Ok(Accelerator::Kvm),
+        None if program::kvm_works(arch.program) => Ok(Accelerator::Kvm),
         None => Ok(Accelerator::Tcg),
         Some(other) => Err(Error::usage(format!("'{}' is not an accelerator", other.escape_debug()))
             .hint("accelerators are kvm and tcg")),

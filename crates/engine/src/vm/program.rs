@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use vmrewind_qemu::arch::Arch;
+
 use crate::error::{Error, Result};
 use crate::layers::image_tool::ToolError;
 
@@ -33,8 +35,10 @@ pub(crate) struct Machines {
 pub(crate) fn ask(program: &str, working_dir: &Path) -> Result<Program> {
     let banner = run(program, &["--version"], working_dir)?;
     let version = parse_version(&banner).ok_or_else(|| {
-        Error::failed(format!("'{program}' does not say which version of QEMU it is"))
-            .hint("the first word after `--` must be a QEMU system emulator, like qemu-system-x86_64")
+        Error::failed(format!("'{program}' does not say which version of QEMU it is")).hint(format!(
+            "the first word after `--` must be a QEMU system emulator, like {}",
+            Arch::host().program
+        ))
     })?;
     if (version.0, version.1) < OLDEST {
         return Err(Error::failed(format!(
@@ -48,6 +52,7 @@ pub(crate) fn ask(program: &str, working_dir: &Path) -> Result<Program> {
 }
 
 fn run(program: &str, arguments: &[&str], working_dir: &Path) -> Result<String> {
+    let package = Arch::of_program(program).unwrap_or_else(Arch::host).package;
     let output = Command::new(program)
         .args(arguments)
         .current_dir(working_dir)
@@ -55,7 +60,7 @@ fn run(program: &str, arguments: &[&str], working_dir: &Path) -> Result<String> 
         .output()
         .map_err(|error| {
             Error::failed(format!("cannot run '{program}'"))
-                .hint("give the QEMU program after `--`; install it where it is missing (Debian and Ubuntu: package qemu-system-x86)")
+                .hint(format!("give the QEMU program after `--`; install it where it is missing (Debian and Ubuntu: package {package})"))
                 .because(error)
         })?;
     if output.status.success() {

@@ -225,8 +225,12 @@ struct Slot {
 impl Slots {
     fn new(line: &CommandLine) -> Self {
         let machine = line.machine_type().unwrap_or_default();
-        let is_microvm = machine.contains("microvm");
-        let default_interface = if is_microvm { "none" } else { "ide" };
+        // The class of a machine says what a drive is that does not say it; `virt` is that of Arm and others.
+        let default_interface = match machine.as_str() {
+            name if name.contains("microvm") => "none",
+            name if name == "virt" || name.starts_with("virt-") => "virtio",
+            _ => "ide",
+        };
         // The machine's class says how many units a bus has; q35's SATA ports have one each.
         let ide_units = if machine.contains("q35") { 1 } else { 2 };
         Self { taken: BTreeSet::new(), default_interface, ide_units }

@@ -15,7 +15,7 @@ pub enum CmdlineError {
     #[error("the QEMU command line is empty")]
     Empty,
     /// An option that is in no QEMU from 7.2 on; whether it takes an argument can't be guessed.
-    #[error("QEMU option `{option}` is not known: it is not an option of qemu-system-x86_64 7.2 to 10.0")]
+    #[error("QEMU option `{option}` is not known: it is not an option of QEMU 7.2 to 10.0")]
     UnknownOption {
         /// The word as written.
         option: String,

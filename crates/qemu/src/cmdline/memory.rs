@@ -14,10 +14,9 @@
 use super::keyvalues::escape_commas;
 use super::properties::Properties;
 use super::{CmdlineError, CommandLine};
+use crate::arch::{ARCHES, Arch};
 use crate::stream::PAGE_BYTES;
 
-/// Names of the RAM block that QEMU's x86 machines have without a memory backend.
-const DEFAULT_BLOCKS: [&str; 2] = ["pc.ram", "microvm.ram"];
 /// Settings of a memory backend that hold for a file as well.
 const KEPT: [&str; 5] = ["merge", "dump", "host-nodes", "policy", "prealloc-threads"];
 
@@ -50,7 +49,7 @@ impl CommandLine {
         let backends = self.memory_backends().map_err(|_| "an -object can't be read")?;
         let found = match backends.as_slice() {
             [] if self.has_option("numa") => return Err("it has NUMA nodes without a memory backend"),
-            [] => blocks.iter().position(|block| DEFAULT_BLOCKS.contains(&block.name)),
+            [] => blocks.iter().position(|block| self.is_default_memory(block.name)),
             [(_, backend)] => {
                 if backend.is_on("prealloc") || backend.is_on("hugetlb") {
                     return Err("its memory is preallocated or on huge pages");
@@ -102,6 +101,13 @@ impl CommandLine {
             }
         }
         Ok(())
+    }
+
+    /// Whether a RAM block is the one that QEMU makes for the machine without a memory backend. A program of another name can
+    /// be any architecture's.
+    fn is_default_memory(&self, block: &str) -> bool {
+        let arch = Arch::of_program(self.program());
+        ARCHES.iter().any(|known| arch.is_none_or(|arch| arch == known) && known.ram_blocks.contains(&block))
     }
 
     /// The memory backends, by their place among the options.
@@ -174,6 +180,23 @@ mod tests {
         let canonical = Block { name: "/objects/mem0", ..PC_RAM };
         let words = ["-object", "memory-backend-ram,id=mem0,size=512M,dump=off", "-numa", "node,memdev=mem0"];
         assert_eq!(on_file(&words, &[canonical]).unwrap()[1], file("mem0", "on") + ",dump=off");
+    }
+
+    /// Each architecture's machines have a name of their own for their memory; that of another one is no memory there.
+    #[test]
+    fn the_memory_of_a_machine_is_its_architecture_s() {
+        let found = |program: &str, name: &'static str| {
+            let line = CommandLine::parse(&[program.to_owned()]).unwrap();
+            line.memory_for_file(&[ROM, Block { name, ..PC_RAM }], HOST_PAGE_BYTES)
+        };
+        for arch in &ARCHES {
+            for block in arch.ram_blocks {
+                assert_eq!(found(arch.program, block), Ok(1), "{block}");
+                assert_eq!(found("/usr/local/bin/my-qemu", block), Ok(1), "{block}");
+                let others = ARCHES.iter().filter(|other| other.name != arch.name);
+                others.for_each(|other| assert!(found(other.program, block).is_err(), "{block}"));
+            }
+        }
     }
 
     /// What can't be put on a file must be known before QEMU is started: the clone gets memory of its own then.

@@ -135,7 +135,10 @@ fn refused_machine(text: &str, option: &Opt) -> Option<Reason> {
     let keys = option.keys();
     match keys.get("type") {
         Some("none") => {
-            return Some(("a machine without CPU and memory has nothing to capture", "choose q35 or pc"));
+            return Some((
+                "a machine without CPU and memory has nothing to capture",
+                "choose q35, pc or virt",
+            ));
         }
         Some("help" | "?") => return Some(EXITS),
         Some(name) if name.starts_with("xen") => return Some(XEN),

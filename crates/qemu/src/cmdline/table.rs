@@ -1,6 +1,7 @@
-//! The options of qemu-system-x86_64 7.2 to 10.0, and what follows each.
+//! The options of QEMU's system emulators 7.2 to 10.0, and what follows each.
 //!
-//! Source: `qemu-options.hx` of these versions (`-help` prints it), with options that older versions
+//! Source: `qemu-options.hx` of these versions (`-help` prints it), which is one for all architectures: each program knows
+//! all options, and refuses those that are not for its own; with options that older versions
 //! took: QEMU itself refuses those it has dropped. An option that is not here is an error, never a guess: guessing whether
 //! the next word is its argument or a disk image would lose disks.
 

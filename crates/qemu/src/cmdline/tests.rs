@@ -94,6 +94,10 @@ fn buses_are_counted_as_the_machine_counts_them() {
     let device = |id: &str| BlockHandle::Device(id.to_owned());
     assert_eq!(handles(&[]), ["ide0-hd0", "ide0-hd1", "ide1-hd1", "scsi0-hd2"].map(device));
     assert_eq!(handles(&["-M", "q35"]), ["ide0-hd0", "ide1-hd0", "ide3-hd0", "scsi0-hd2"].map(device));
+    // As QEMU 10.0.2 for Arm names them in `query-block`.
+    let virt = ["virtio0", "virtio1", "virtio3", "scsi0-hd2"].map(device);
+    assert_eq!(handles(&["-M", "virt"]), virt);
+    assert_eq!(handles(&["-M", "virt-10.0,highmem=on"]), virt);
     let microvm = ["none00", "none10", "none30", "scsi0-hd2"].map(device);
     assert_eq!(handles(&["-machine", "type=microvm,acpi=off"]), microvm);
 }

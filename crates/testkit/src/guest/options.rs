@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::GuestImage;
+use crate::arch::HOST;
 use crate::disk;
 use crate::error::Result;
 
@@ -15,7 +16,7 @@ pub struct GuestOptions {
     pub memory_mib: u32,
     /// Virtual CPUs.
     pub cpus: u32,
-    /// Machine type: `q35`, `pc`, or a versioned one.
+    /// Machine type: `q35`, `pc`, `virt`, or a versioned one.
     pub machine: String,
     /// Disks; the first two with an ext4 file system get counters.
     pub disks: Vec<DiskArg>,
@@ -46,10 +47,10 @@ pub struct GuestOptions {
 impl Default for GuestOptions {
     fn default() -> Self {
         Self {
-            program: "qemu-system-x86_64".into(),
+            program: HOST.program.into(),
             memory_mib: 256,
             cpus: 1,
-            machine: "q35".into(),
+            machine: HOST.machine.into(),
             disks: Vec::new(),
             uefi_vars: None,
             source: None,
@@ -151,6 +152,9 @@ pub fn command_line(options: &GuestOptions) -> Result<Vec<String>> {
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
     add("-machine", options.machine.clone());
     add("-accel", "tcg".into());
+    if let Some(cpu) = HOST.cpu {
+        add("-cpu", cpu.into());
+    }
     add("-m", options.memory_mib.to_string());
     add("-smp", options.cpus.to_string());
     add("-display", "none".into());
@@ -202,9 +206,10 @@ fn kernel_parameters(options: &GuestOptions) -> String {
     // Only two disks have counters; the guest need not wait for more.
     let disks = options.disks.iter().filter(|disk| disk.mounted).count().min(2);
     let GuestOptions { fill_mib, seed, dirty_mib, dirty_hz, tick_ms, disk_ms, .. } = options;
+    let console = HOST.console;
     // A kernel that is emulated on a busy host counts too few timer interrupts while it boots, and panics: it must not count.
     format!(
-        "console=ttyS0 quiet panic=-1 no_timer_check FILL={fill_mib} MIX={mix} SEED={seed} DIRTY_MIB={dirty_mib} \
+        "console={console} quiet panic=-1 no_timer_check FILL={fill_mib} MIX={mix} SEED={seed} DIRTY_MIB={dirty_mib} \
          DIRTY_HZ={dirty_hz} TICK_MS={tick_ms} DISK_MS={disk_ms} DISKS={disks}"
     )
 }

@@ -4,17 +4,11 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use vmrewind_engine::Arch;
 
 use super::report::{Check, Status};
 use crate::session::Session;
 
-/// Where Debian, Ubuntu, Fedora and Arch keep UEFI firmware.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/OVMF/OVMF_CODE_4M.fd",
-    "/usr/share/OVMF/OVMF_CODE.fd",
-    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-];
 /// The capability that allows userfaultfd for faults of the kernel (`linux/capability.h`).
 const CAP_SYS_PTRACE: u32 = 19;
 
@@ -78,16 +72,18 @@ pub(super) fn userfaultfd() -> Check {
     }
 }
 
-/// UEFI firmware for `vm create --uefi`.
-pub(super) fn firmware() -> Check {
-    match FIRMWARE.iter().find(|path| Path::new(path).exists()) {
-        Some(path) => Check::ok("uefi", *path),
-        None => Check::bad(
-            "uefi",
-            Status::Warning,
-            "no firmware",
-            "`vm create --uefi` can't be used; install it (Debian and Ubuntu: package ovmf)",
-        ),
+/// UEFI firmware for `vm create --uefi`; without a BIOS, for each VM whose command line vmrewind writes.
+pub(super) fn firmware(arch: &Arch) -> Check {
+    match arch.firmware.iter().find(|files| Path::new(files.code).exists()) {
+        Some(files) => Check::ok("uefi", files.code),
+        None => {
+            let form = if arch.has_bios { "--uefi" } else { "--disk" };
+            let package = arch.firmware_package;
+            let hint = format!(
+                "`vm create {form}` can't be used; install it (Debian and Ubuntu: package {package})"
+            );
+            Check::bad("uefi", Status::Warning, "no firmware", hint)
+        }
     }
 }
 

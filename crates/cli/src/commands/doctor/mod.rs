@@ -8,7 +8,7 @@ mod programs;
 mod report;
 
 use clap::Args;
-use vmrewind_engine::Error;
+use vmrewind_engine::{Arch, Error};
 
 use crate::command_error::CommandError;
 use crate::session::Session;
@@ -29,12 +29,9 @@ pub(crate) struct DoctorArguments {}
 /// # Errors
 /// `Failed` where something needed is missing, after the report.
 pub(crate) fn run(session: &Session, _: &DoctorArguments) -> Result<(), CommandError> {
+    let arch = Arch::host();
     let checks = vec![
-        programs::check(programs::Program {
-            name: "qemu-system-x86_64",
-            package: "qemu-system-x86",
-            needed: true,
-        }),
+        programs::check(programs::Program { name: arch.program, package: arch.package, needed: true }),
         programs::check(programs::Program { name: "qemu-img", package: "qemu-utils", needed: true }),
         programs::check(programs::Program {
             name: "qemu-storage-daemon",
@@ -44,7 +41,7 @@ pub(crate) fn run(session: &Session, _: &DoctorArguments) -> Result<(), CommandE
         host::root(session),
         host::kvm(),
         host::userfaultfd(),
-        host::firmware(),
+        host::firmware(arch),
     ];
     let missing: Vec<&str> =
         checks.iter().filter(|check| check.status == Status::Missing).map(|check| check.name).collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmrewind_engine::{Caller, Cancel, Engine, Error, Helper, Host, Operation, RealDisk, Result};
+use vmrewind_engine::{Caller, Cancel, Engine, Error, Helper, Host, Operation, Patience, RealDisk, Result};
 
 use crate::command_error::CommandError;
 use crate::global::GlobalOptions;
@@ -99,6 +99,7 @@ fn host() -> Result<Host> {
         random: host::random()?,
         disk: Arc::new(RealDisk),
         helper: Helper::this_program()?,
+        patience: Patience::default(),
         steps: host::steps(),
     })
 }

@@ -17,8 +17,7 @@ use vmrewind_qemu::qmp::{AgentClient, QmpError};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
-use crate::vm::run_folder::socket;
+use crate::vm::machine::{Machine, Use};
 
 /// How long an agent may take to say that it is there: one that has just been restored has its memory read in first.
 const PING_PATIENCE: Duration = Duration::from_secs(8);
@@ -52,13 +51,17 @@ pub(crate) struct GuestExit {
 }
 
 impl<'a> Agent<'a> {
-    /// Finds the agent of the VM whose sockets are in `run`, and hears from it.
+    /// Finds the agent of a VM, and hears from it.
     ///
     /// # Errors
     /// `Failed`, with a message that says in a few words what is missing: the channel, the agent, its answer.
-    pub(crate) fn find(ctx: &'a Context, channel: Option<&GuestAgentChannel>, run: &Path) -> Result<Self> {
+    pub(crate) fn find(
+        ctx: &'a Context,
+        channel: Option<&GuestAgentChannel>,
+        machine: &dyn Machine,
+    ) -> Result<Self> {
         let channel = channel.ok_or_else(|| Error::failed("the VM has no channel to a guest agent"))?;
-        let monitor = Monitor::connect_briefly(run, socket::STATUS)?;
+        let monitor = machine.channel_briefly(Use::Status)?;
         if !monitor.is_open_in_guest(&channel.chardev)? {
             return Err(Error::failed("no guest agent runs in the guest"));
         }

@@ -7,15 +7,16 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+pub use crate::cancel::Cancel;
 use crate::host::{Clock, Host};
+use crate::vm::machine::Machines;
 
 /// Tells the operations of one process apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -150,30 +151,6 @@ impl Events for Unheard {
     fn tell(&self, _: OperationId, _: &Event) {}
 }
 
-/// A request to stop, set from a signal handler and looked at between steps.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks for the work to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the work should stop.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Fails with kind `Interrupted` once the work should stop.
-    ///
-    /// # Errors
-    /// `Interrupted`, naming `what` was going on.
-    pub fn check(&self, what: &str) -> Result<()> {
-        if self.is_cancelled() { Err(Error::interrupted(what)) } else { Ok(()) }
-    }
-}
-
 /// When the steps of an operation were done; clones share one list.
 #[derive(Clone)]
 pub struct TimeLine {
@@ -247,15 +224,21 @@ pub struct Context {
     /// As [`Caller::wait`].
     pub(crate) wait: Duration,
     pub(crate) host: Host,
+    machines: Arc<dyn Machines>,
     events: Arc<dyn Events>,
 }
 
 impl Context {
     /// A context for an operation that begins now.
-    pub fn new(host: &Host, caller: Caller) -> Self {
+    pub(crate) fn new(host: &Host, machines: Arc<dyn Machines>, caller: Caller) -> Self {
         let Caller { what, wait, events, cancel } = caller;
         let time_line = TimeLine::new(Arc::clone(&host.clock));
-        Self { id: OperationId::next(), cancel, time_line, what, wait, host: host.clone(), events }
+        Self { id: OperationId::next(), cancel, time_line, what, wait, host: host.clone(), machines, events }
+    }
+
+    /// Finds and starts VMs.
+    pub(crate) fn machines(&self) -> &dyn Machines {
+        &*self.machines
     }
 
     /// The time of day.
@@ -303,9 +286,9 @@ mod tests {
     #[test]
     fn two_operations_have_their_own_progress_and_cancellation() {
         let (host, heard) = (crate::testing::host(), [Arc::new(Recorded::default()), Arc::default()]);
-        let [one, other] = heard
-            .each_ref()
-            .map(|heard| Context::new(&host, Caller { events: heard.clone(), ..caller("test") }));
+        let [one, other] = heard.each_ref().map(|heard| {
+            crate::testing::context_of(&host, Caller { events: heard.clone(), ..caller("test") })
+        });
         one.cancel.cancel();
         assert_eq!(one.progress(Work::CapturingMemory, 1, 2), ControlFlow::Break(()));
         assert_eq!(other.progress(Work::RestoringMemory, 1, 2), ControlFlow::Continue(()));

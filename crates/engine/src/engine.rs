@@ -17,15 +17,18 @@ use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::file::Files;
-use crate::root::lock::VmLock;
 use crate::root::{Root, VmFolder};
+use crate::vm::local::LocalQemu;
+use crate::vm::machine::Machines;
+use crate::vm_lock::VmLock;
 
 /// The engine on one root folder: what all operations of a process share. Clones are the same engine.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) root: Root,
     pub(crate) store: Arc<Store>,
-    host: Host,
+    pub(crate) host: Host,
+    pub(crate) machines: Arc<dyn Machines>,
 }
 
 /// One operation on an engine: its methods, in [`crate::ops`], are what vmrewind can do.
@@ -97,9 +100,15 @@ impl Engine {
     /// # Errors
     /// `Refused` for a root of a newer format or a folder that is no root, `Failed` without permission.
     pub fn open(path: &Path, host: Host) -> Result<Self> {
+        let machines = Arc::new(LocalQemu { patience: host.patience });
+        Self::open_on(path, host, machines)
+    }
+
+    /// Opens the root at `path` on VMs of another kind than QEMU processes of this host. Errors as of [`Engine::open`].
+    pub(crate) fn open_on(path: &Path, host: Host, machines: Arc<dyn Machines>) -> Result<Self> {
         let root = Root::open(path, Files::on(Arc::clone(&host.disk)))?;
         let store = Arc::new(open_store(&root)?);
-        let engine = Self { root, store, host };
+        let engine = Self { root, store, host, machines };
         engine.sweep_gone_vms();
         flat::sweep(&engine.root);
         Ok(engine)
@@ -107,7 +116,7 @@ impl Engine {
 
     /// Begins an operation of `caller`.
     pub fn operation(&self, caller: Caller) -> Operation {
-        let ctx = Context::new(&self.host, caller);
+        let ctx = Context::new(&self.host, Arc::clone(&self.machines), caller);
         Operation { root: self.root.clone(), store: Arc::clone(&self.store), ctx }
     }
 }

@@ -173,6 +173,11 @@ impl StdError for Error {
     }
 }
 
+/// What a tool printed on standard error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ToolError(pub(crate) String);
+
 /// Adds what was being done to the error of a library.
 pub(crate) trait Context<T> {
     /// Turns an error into one of kind [`ErrorKind::Failed`] with this message and the old error as its cause.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use vmrewind_files::Disk;
 
 use crate::error::{Context as _, Result};
+use crate::patience::Patience;
 
 /// Tells the time, and lets it pass.
 pub trait Clock: Send + Sync {
@@ -44,7 +45,11 @@ pub trait Steps: Send + Sync {
 /// By descriptor and not by path: an upgrade replaces or removes the file under a process that lives on, and a helper of
 /// another version might not understand it.
 #[derive(Debug, Clone)]
-pub struct Helper(Arc<File>);
+pub struct Helper {
+    program: Arc<File>,
+    /// What it is given before our own arguments.
+    first: Arc<[String]>,
+}
 
 impl Helper {
     /// The program that this process runs, even where its file was replaced or removed since.
@@ -62,14 +67,21 @@ impl Helper {
     pub fn open(program: &Path) -> Result<Self> {
         let file =
             File::open(program).context(|| format!("cannot open the program '{}'", program.display()))?;
-        Ok(Self(Arc::new(file)))
+        Ok(Self { program: Arc::new(file), first: Arc::from([]) })
+    }
+
+    /// A shell that runs `script`, in which `$0` is the subcommand.
+    #[cfg(test)]
+    pub(crate) fn shell(script: &str) -> Self {
+        let shell = Self::open(Path::new("/bin/sh")).unwrap();
+        Self { first: Arc::from(["-c".to_owned(), script.to_owned()]), ..shell }
     }
 
     /// A command that runs it. The child opens the descriptor by its own /proc entry before `exec` closes it.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         // What `ps` shows; the path would say nothing to a person.
-        command.arg0("vmrewind");
+        command.arg0("vmrewind").args(&*self.first);
         command
     }
 }
@@ -85,6 +97,8 @@ pub struct Host {
     pub disk: Arc<dyn Disk>,
     /// The program that watches over pauses and serves memory, as a process of its own.
     pub helper: Helper,
+    /// How long VMs are waited for.
+    pub patience: Patience,
     /// Hears of steps, in tests.
     pub steps: Option<Arc<dyn Steps>>,
 }

@@ -25,14 +25,7 @@ use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan}
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
-
-/// How long a guest may take to be let go.
-const LET_GO_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long a QEMU that does not answer any more may take to be gone.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+use crate::vm::machine::{Machine, Use};
 
 /// The journal of one VM and what is needed to carry it out. The VM's lock is held.
 #[derive(Clone, Copy)]
@@ -99,20 +92,20 @@ impl Ledger<'_> {
 
     /// Brings the VM back to how it was before an operation that was not decided, and ends the operation.
     pub(crate) fn undo(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
-        let process = Process::find(self.folder)?;
-        let kept = match (process, plan.cause) {
-            (Some(process), Cause::Capture) => match self.keep_switched(&process, plan) {
+        let machine = self.ctx.machines().find(self.folder)?;
+        let kept = match (machine, plan.cause) {
+            (Some(machine), Cause::Capture) => match self.keep_switched(&*machine, plan) {
                 // It was about to end when it was found.
-                Err(_) if process.wait_end(END_PATIENCE) => self.keep_written(plan)?,
+                Err(_) if machine.wait_end(machine.patience().end) => self.keep_written(plan)?,
                 kept => kept?,
             },
             (None, Cause::Capture) => self.keep_written(plan)?,
-            (Some(process), Cause::Restore) => {
-                if plan.qemu != Some(process.mark) {
-                    process.kill()?;
+            (Some(machine), Cause::Restore) => {
+                if plan.qemu != Some(machine.mark()) {
+                    machine.kill()?;
                     lazy::end(self.folder)?;
                 } else if plan.guest_ran {
-                    let_old_guest_go(&process)?;
+                    let_old_guest_go(&*machine)?;
                 }
                 Vec::new()
             }
@@ -143,14 +136,14 @@ impl Ledger<'_> {
     }
 
     /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.
-    fn keep_switched(&self, process: &Process, plan: &UndoPlan) -> Result<Vec<Overlay>> {
-        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+    fn keep_switched(&self, machine: &dyn Machine, plan: &UndoPlan) -> Result<Vec<Overlay>> {
+        let monitor = machine.channel(Use::Operation)?;
         if plan.guest_ran {
-            let_guest_go(&monitor)?;
+            let_guest_go(&monitor, machine.patience().let_go)?;
         }
         if let Some(settings) = &plan.migration {
             // QEMU takes no settings while it migrates.
-            end_migration(&monitor)?;
+            end_migration(&monitor, machine.patience().let_go)?;
             if let Err(error) = monitor.put_back(settings) {
                 // No reason to leave the rest undone.
                 tracing::warn!("QEMU's migration settings are not as they were: {}", error.in_one_line());
@@ -188,9 +181,9 @@ impl Ledger<'_> {
     fn redo(&self, plan: &RedoPlan) -> Result<()> {
         // First, since a guest waits for it: the rest is only written down, and the journal says it already.
         if plan.resume
-            && let Some(process) = Process::find(self.folder)?
+            && let Some(machine) = self.ctx.machines().find(self.folder)?
         {
-            let_guest_go(&Monitor::connect(&process.run, socket::OPERATION)?)?;
+            let_guest_go(&machine.channel(Use::Operation)?, machine.patience().let_go)?;
             self.ctx.reached("guest-resumed");
         }
         for manifest in &plan.write {
@@ -250,16 +243,17 @@ impl Ledger<'_> {
 }
 
 /// Lets the guest go of the QEMU that ran before a restore. One that the restore had told to end is waited for.
-fn let_old_guest_go(process: &Process) -> Result<()> {
-    match Monitor::connect(&process.run, socket::OPERATION).and_then(|monitor| let_guest_go(&monitor)) {
-        Err(_) if process.wait_end(END_PATIENCE) => Ok(()),
+fn let_old_guest_go(machine: &dyn Machine) -> Result<()> {
+    let patience = machine.patience();
+    match machine.channel(Use::Operation).and_then(|monitor| let_guest_go(&monitor, patience.let_go)) {
+        Err(_) if machine.wait_end(patience.end) => Ok(()),
         done => done,
     }
 }
 
 /// Ends a migration that is under way, and waits until the guest runs, if it stands still for our sake.
-fn let_guest_go(monitor: &Monitor) -> Result<()> {
-    let deadline = Instant::now() + LET_GO_PATIENCE;
+fn let_guest_go(monitor: &Monitor, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
     loop {
         // Memory that still comes in is no migration of ours to be ended: the guest can run.
         let over = monitor.migration()?.status.is_none_or(|status| status.is_over() || status.is_postcopy());
@@ -275,8 +269,8 @@ fn let_guest_go(monitor: &Monitor) -> Result<()> {
 }
 
 /// Ends a migration of ours that is under way, whatever the guest does.
-fn end_migration(monitor: &Monitor) -> Result<()> {
-    let deadline = Instant::now() + LET_GO_PATIENCE;
+fn end_migration(monitor: &Monitor, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !monitor.migration()?.status.is_none_or(|status| status.is_over()) {
         if Instant::now() >= deadline {
             return Err(Error::failed("QEMU does not end a migration"));
@@ -292,6 +286,9 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::patience::Patience;
+    use crate::vm::local::LocalQemu;
+    use crate::vm::process::Process;
 
     /// Guards recovery from a restore that was killed once it had told the old QEMU to end: that is dying, and answers
     /// nobody any more.
@@ -300,7 +297,8 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut dying = Command::new("sleep").arg("0.5").spawn().unwrap();
         let process = Process::open(dying.id(), run.path().to_owned()).unwrap().unwrap();
-        let done = let_old_guest_go(&process);
+        let machine = LocalQemu { patience: Patience::default() }.machine(process);
+        let done = let_old_guest_go(&*machine);
         dying.wait().unwrap();
         done.unwrap();
     }

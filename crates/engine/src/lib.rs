@@ -9,6 +9,7 @@
 //!    |-- layers/    bases, deltas, who needs which
 //!    |-- vm/        the QEMU process: found, started, ended
 //!    |-- agent      the guest agent: clock, commands in the guest
+//!    |-- host       the process's side: clock, randomness, helper
 //!    |-- context    one operation: its events, its cancellation, its time line
 //!    |-- record/    vm.json, manifests, journal
 //!    '-- root/      folders, atomic files, locks
@@ -19,6 +20,7 @@
 //! command; a snapshot is listed only when it is whole; a base image is never written.
 
 mod agent;
+mod cancel;
 mod capture;
 mod context;
 mod engine;
@@ -38,6 +40,7 @@ mod migration;
 mod monitor;
 mod ops;
 mod parallel;
+mod patience;
 mod record;
 mod replay;
 mod root;
@@ -45,6 +48,7 @@ mod root;
 mod testing;
 mod view;
 mod vm;
+mod vm_lock;
 
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use context::{
@@ -69,6 +73,7 @@ pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_link::{LinkView, VmLink};
 pub use ops::vm_start::VmStart;
 pub use ops::vm_stop::VmStop;
+pub use patience::Patience;
 pub use record::snapshot::{Grade, Method};
 pub use view::clone::{Changed, CloneView, ClonesView, InsideView, NotUnique, OriginView, StartMode};
 pub use view::{

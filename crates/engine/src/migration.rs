@@ -96,6 +96,7 @@ mod tests {
     use vmrewind_testkit::fake_qemu::{FakeQemu, Step};
 
     use super::*;
+    use crate::patience::Patience;
 
     fn capabilities(on: &[&str]) -> Step {
         const KNOWN: [&str; 5] =
@@ -107,9 +108,8 @@ mod tests {
     fn play(steps: Vec<(&'static str, Step)>) -> (FakeQemu, Monitor) {
         let steps = steps.into_iter().flat_map(|(command, answer)| [Step::Expect(command), answer]);
         let fake = FakeQemu::play([Step::Negotiate].into_iter().chain(steps).collect()).unwrap();
-        let socket = fake.socket();
-        let name = socket.file_name().unwrap().to_str().unwrap();
-        let monitor = Monitor::connect(socket.parent().unwrap(), name).unwrap();
+        let patience = Patience::default();
+        let monitor = Monitor::connect(&fake.socket(), patience.answer, patience).unwrap();
         (fake, monitor)
     }
 

@@ -16,16 +16,13 @@ use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
 use crate::error::{Error, Result};
-
-/// How long QEMU may take to answer: its main loop can be busy for a second with a large guest.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long to try `cont` while QEMU is still tidying a migration up.
-const FINALIZE_PATIENCE: Duration = Duration::from_secs(10);
+use crate::patience::Patience;
 
 /// A QMP connection to the QEMU of a VM.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     client: Client,
+    patience: Patience,
 }
 
 /// A disk that is to get a new top layer.
@@ -38,37 +35,26 @@ pub(crate) struct DiskSwitch {
 }
 
 impl Monitor {
-    /// Connects to the socket of that name in a VM's run folder.
-    pub(crate) fn connect(run: &Path, socket: &str) -> Result<Self> {
-        Self::connect_within(run, socket, ANSWER_PATIENCE)
-    }
-
-    /// Connects with little patience, for questions whose answer can be "it does not say".
-    pub(crate) fn connect_briefly(run: &Path, socket: &str) -> Result<Self> {
-        Self::connect_within(run, socket, Duration::from_secs(5))
-    }
-
-    /// Connects to the socket of that name within `patience`.
-    pub(crate) fn connect_within(run: &Path, socket: &str, patience: Duration) -> Result<Self> {
-        let client = Client::connect(&run.join(socket), connection_id(), patience).map_err(qmp_error)?;
-        Ok(Self { client })
+    /// Connects to a socket within `wait`.
+    pub(crate) fn connect(socket: &Path, wait: Duration, patience: Patience) -> Result<Self> {
+        let client = Client::connect(socket, connection_id(), wait).map_err(qmp_error)?;
+        Ok(Self { client, patience })
     }
 
     /// Connects to a QEMU that is starting, as long as it lives.
     pub(crate) fn connect_waiting(
-        run: &Path,
-        socket: &str,
-        patience: Duration,
+        socket: &Path,
+        wait: Duration,
+        patience: Patience,
         still_alive: impl FnMut() -> bool,
     ) -> Result<Self> {
-        let id = connection_id();
         let client =
-            Client::connect_waiting(&run.join(socket), id, patience, still_alive).map_err(qmp_error)?;
-        Ok(Self { client })
+            Client::connect_waiting(socket, connection_id(), wait, still_alive).map_err(qmp_error)?;
+        Ok(Self { client, patience })
     }
 
     pub(crate) fn execute<C: Command>(&self, command: &C) -> Result<C::Reply> {
-        self.client.execute(command, ANSWER_PATIENCE).map_err(|error| {
+        self.client.execute(command, self.patience.answer).map_err(|error| {
             self.show_transcript();
             qmp_error(error)
         })
@@ -102,7 +88,7 @@ impl Monitor {
     /// # Errors
     /// Where the connection is over: QEMU is gone.
     pub(crate) fn status_if_said(&self) -> Result<Option<RunState>> {
-        match self.client.execute(&QueryStatus, ANSWER_PATIENCE) {
+        match self.client.execute(&QueryStatus, self.patience.answer) {
             Ok(info) => Ok(Some(info.status)),
             Err(error @ (QmpError::Lost { .. } | QmpError::Ended { .. })) => Err(qmp_error(error)),
             Err(_) => Ok(None),
@@ -132,7 +118,7 @@ impl Monitor {
 
     /// Whether QEMU has closed the connection.
     pub(crate) fn is_gone(&self) -> bool {
-        self.client.execute(&QueryStatus, ANSWER_PATIENCE).is_err_and(|error| error.is_gone())
+        self.client.execute(&QueryStatus, self.patience.answer).is_err_and(|error| error.is_gone())
     }
 
     /// Stops the guest's processors, after letting its disk requests end.
@@ -142,9 +128,9 @@ impl Monitor {
 
     /// Lets the guest run. Tries again while QEMU says that a migration is not finalized yet.
     pub(crate) fn cont(&self) -> Result<()> {
-        let deadline = Instant::now() + FINALIZE_PATIENCE;
+        let deadline = Instant::now() + self.patience.finalize;
         loop {
-            match self.client.execute(&Cont, ANSWER_PATIENCE) {
+            match self.client.execute(&Cont, self.patience.answer) {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     let not_yet = error.refusal().is_some_and(|refusal| refusal.desc.contains("finalized"));
@@ -160,7 +146,7 @@ impl Monitor {
 
     /// Asks QEMU to end, closing its images properly.
     pub(crate) fn quit(&self) -> Result<()> {
-        match self.client.execute(&Quit, ANSWER_PATIENCE) {
+        match self.client.execute(&Quit, self.patience.answer) {
             Ok(_) => Ok(()),
             Err(error) if error.is_gone() => Ok(()),
             Err(error) => Err(qmp_error(error)),

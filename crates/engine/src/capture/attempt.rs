@@ -23,9 +23,8 @@ use crate::record::snapshot::Method;
 use crate::record::vm::VmRecord;
 use crate::record::working_set::WorkingSet;
 use crate::root::VmFolder;
+use crate::vm::machine::{Machine, Use};
 use crate::vm::ports;
-use crate::vm::process::{Process, resident_bytes};
-use crate::vm::run_folder::socket;
 
 /// Space that must stay free in the store beside a memory image.
 const SPACE_RESERVE_BYTES: u64 = 64 << 20;
@@ -39,7 +38,7 @@ pub(crate) struct Subject<'a> {
     /// Its record, the new layers not in it yet.
     pub(crate) record: &'a VmRecord,
     /// Its QEMU.
-    pub(crate) process: &'a Process,
+    pub(crate) machine: &'a dyn Machine,
     /// The new layers.
     pub(crate) overlays: &'a [Overlay],
     /// Whether the guest runs and is to run afterwards.
@@ -88,7 +87,7 @@ impl Moment {
 /// What another method may do better, or what none will. Layers and image are the caller's to undo.
 pub(crate) fn capture(subject: &Subject<'_>, into: &Destination<'_>) -> Result<Moment, Miss> {
     let ctx = subject.ctx;
-    let monitor = Monitor::connect(&subject.process.run, socket::OPERATION)?;
+    let monitor = subject.machine.channel(Use::Operation)?;
     refuse_blocked(&monitor, &subject.record.name)?;
     let disks = open_overlays(subject, &monitor)?;
     ctx.reached("layers-opened");
@@ -98,7 +97,7 @@ pub(crate) fn capture(subject: &Subject<'_>, into: &Destination<'_>) -> Result<M
     let shot = Shot {
         ctx,
         monitor: &monitor,
-        run: &subject.process.run,
+        run: subject.machine.run(),
         disks: &disks,
         guest_runs: subject.guest_runs,
         max_pause: into.max_pause,
@@ -136,7 +135,7 @@ fn put_back(settings: Option<&MigrationSettings>, monitor: &Monitor) {
 /// # Errors
 /// QEMU's; the layers are the caller's to undo.
 pub(crate) fn capture_disks(subject: &Subject<'_>) -> Result<Moment> {
-    let monitor = Monitor::connect(&subject.process.run, socket::OPERATION)?;
+    let monitor = subject.machine.channel(Use::Operation)?;
     let disks = open_overlays(subject, &monitor)?;
     subject.ctx.reached("layers-opened");
     monitor.switch_disks(&disks)?;
@@ -154,7 +153,7 @@ fn begin_image(subject: &Subject<'_>, into: &Destination<'_>) -> Result<ImageWri
     let cannot = |error| store_error("cannot begin a memory image", error);
     let free = into.store.free_bytes().map_err(cannot)?;
     // What QEMU holds in memory bounds what the guest ever touched.
-    let need = resident_bytes(subject.process.mark.pid).unwrap_or(0).saturating_add(SPACE_RESERVE_BYTES);
+    let need = subject.machine.resident_bytes().unwrap_or(0).saturating_add(SPACE_RESERVE_BYTES);
     if free < need {
         return Err(Error::failed(format!(
             "not enough space for the guest's memory: up to {} MiB may be needed, {} MiB are free",
@@ -226,8 +225,8 @@ fn specs_of_running(subject: &Subject<'_>) -> Result<Vec<DiskSpec>> {
     let template = CommandLine::parse(&subject.record.hardware.command_line).context(bad)?;
     let values = Placeholders {
         name: subject.record.name.to_string(),
-        run: subject.process.run.to_string_lossy().into_owned(),
-        ports: ports::ports_in_use(&subject.process.run),
+        run: subject.machine.run().to_string_lossy().into_owned(),
+        ports: ports::ports_in_use(subject.machine.run()),
     };
     template.substitute(&values).disks().context(bad)
 }

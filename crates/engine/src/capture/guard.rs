@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 use crate::context::Context;
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::{Monitor, stands_still_for_us};
+use crate::patience::Patience;
 use crate::record::journal::{Journal, Phase};
 use crate::root::VmFolder;
+use crate::vm::machine::Use;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::session::own_session;
 
@@ -118,8 +120,9 @@ fn cannot_start() -> String {
 /// `Failed` where QEMU can't be reached, or the guest can't be made to run.
 pub fn watch(folder: &Path) -> Result<()> {
     let folder = VmFolder::at(folder.to_owned());
+    let patience = Patience::default();
     let run = run_folder::existing(&folder).ok_or_else(|| Error::failed("the VM has no run folder"))?;
-    let monitor = Monitor::connect(&run, socket::GUARD)?;
+    let monitor = Monitor::connect(&run.join(socket::of(Use::Guard)), patience.answer, patience)?;
     let mut output = std::io::stdout();
     let _ = writeln!(output, "ready").and_then(|()| output.flush());
     match wait_for_the_end() {
@@ -205,9 +208,8 @@ mod tests {
             script.extend([Step::Expect("query-status"), status("running")]);
         }
         let fake = FakeQemu::play(script).unwrap();
-        let socket = fake.socket();
-        let monitor =
-            Monitor::connect(socket.parent().unwrap(), socket.file_name().unwrap().to_str().unwrap());
+        let patience = Patience::default();
+        let monitor = Monitor::connect(&fake.socket(), patience.answer, patience);
         rescue(&monitor.unwrap(), false).unwrap();
     }
 
@@ -215,9 +217,8 @@ mod tests {
     #[test]
     fn a_qemu_that_is_gone_ends_the_rescue() {
         let fake = FakeQemu::play(vec![Step::Negotiate, Step::Expect("query-status")]).unwrap();
-        let socket = fake.socket();
-        let monitor =
-            Monitor::connect(socket.parent().unwrap(), socket.file_name().unwrap().to_str().unwrap());
+        let patience = Patience::default();
+        let monitor = Monitor::connect(&fake.socket(), patience.answer, patience);
         assert!(rescue(&monitor.unwrap(), false).is_err());
     }
 }

@@ -23,8 +23,6 @@ use crate::root::file::io_error;
 
 /// How much is read from the socket at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// How long QEMU may take to connect after `migrate`.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How far the reception is.
 #[derive(Debug, Default)]
@@ -107,8 +105,13 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Listens on `socket` for QEMU to connect, and receives into `image`.
-    pub(crate) fn start(socket: &Path, image: ImageWriter, limits: Limits) -> Result<Self> {
+    /// Listens on `socket` for QEMU to connect within `patience`, and receives into `image`.
+    pub(crate) fn start(
+        socket: &Path,
+        image: ImageWriter,
+        limits: Limits,
+        patience: Duration,
+    ) -> Result<Self> {
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket)
             .map_err(|error| io_error(&format!("cannot listen on '{}'", socket.display()), error))?;
@@ -117,7 +120,8 @@ impl Receiver {
         let thread = std::thread::Builder::new()
             .name("receive".into())
             .spawn(move || {
-                let result = receive(&listener, image, limits, &shared);
+                let result = accept(&listener, &shared, patience)
+                    .and_then(|stream| receive(stream, image, limits, &shared));
                 shared.tell(|state| state.ended = true);
                 result
             })
@@ -148,8 +152,7 @@ impl Drop for Receiver {
     }
 }
 
-fn receive(listener: &UnixListener, image: ImageWriter, limits: Limits, gauge: &Gauge) -> Result<Received> {
-    let mut stream = accept(listener, gauge)?;
+fn receive(mut stream: UnixStream, image: ImageWriter, limits: Limits, gauge: &Gauge) -> Result<Received> {
     let mut decoder = Decoder::new(limits);
     let mut sink = ImageSink { image, spaces: Vec::new(), guess: FirstGuess::default(), gauge };
     let mut chunk = vec![0_u8; CHUNK_BYTES];
@@ -182,10 +185,10 @@ fn receive(listener: &UnixListener, image: ImageWriter, limits: Limits, gauge: &
     Ok(Received { captured, image: sink.image, guess: sink.guess.finish() })
 }
 
-fn accept(listener: &UnixListener, gauge: &Gauge) -> Result<UnixStream> {
+fn accept(listener: &UnixListener, gauge: &Gauge, patience: Duration) -> Result<UnixStream> {
     let cannot = |error| io_error("cannot accept QEMU's connection", error);
     listener.set_nonblocking(true).map_err(cannot)?;
-    let deadline = Instant::now() + CONNECT_PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {

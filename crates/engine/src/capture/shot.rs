@@ -1,7 +1,7 @@
 //! One attempt to capture a running VM by one method, from the first QMP command to the resumed guest.
 //!
 //! The attempt owns the pause: [`Shot::take`] lets the guest run again (if it ran before) before it returns, whatever
-//! happened; where QEMU does not do that within half a minute, the guard goes on trying. What it changed in QEMU besides (the disks' top layers) the caller's journal undoes.
+//! happened; where QEMU does not do that in time ([`Patience::let_go`]), the guard goes on trying. What it changed in QEMU besides (the disks' top layers) the caller's journal undoes.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,17 +16,12 @@ use crate::capture::receive::{Gauge, Received, Receiver};
 use crate::context::{Context, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{DiskSwitch, Monitor, stands_still_for_us};
+use crate::patience::Patience;
 use crate::record::snapshot::Method;
 use crate::vm::run_folder::socket;
 
 /// How long a wait lasts between looks at cancellation, receiver and bounds.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long QEMU may take to write the last pages and the device state once the guest stands still in precopy.
-const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long QEMU may take from `migrate` to the first page in background mode.
-const FIRST_PAGE_PATIENCE: Duration = Duration::from_secs(30);
-/// How long QEMU may take to report what it has done.
-const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Within a pause, waits are this fine.
 const LOOK_EVERY_IN_PAUSE: Duration = Duration::from_millis(2);
 
@@ -77,7 +72,12 @@ impl From<Error> for Miss {
 impl Shot<'_> {
     /// Captures by `method` into `image`.
     pub(crate) fn take(&self, method: Method, image: ImageWriter) -> std::result::Result<Taken, Miss> {
-        let receiver = Receiver::start(&self.run.join(socket::STREAM), image, self.limits.clone())?;
+        let receiver = Receiver::start(
+            &self.run.join(socket::STREAM),
+            image,
+            self.limits.clone(),
+            self.patience().connect,
+        )?;
         let mut events = self.monitor.events();
         let pauses = events.clone();
         let result = match method {
@@ -118,7 +118,7 @@ impl Shot<'_> {
         self.ctx.reached("disks-switched");
         let instant = self.ctx.now();
         self.monitor.continue_migration()?;
-        self.wait_completed_in_pause(events, stopped, Some(SWITCHOVER_PATIENCE))?;
+        self.wait_completed_in_pause(events, stopped, Some(self.patience().switchover))?;
         self.ctx.reached("state-sent");
         self.monitor.cont()?;
         Ok(instant)
@@ -136,7 +136,7 @@ impl Shot<'_> {
             if receiver.gauge.wait_first_page(LOOK_EVERY_IN_PAUSE) {
                 break;
             }
-            self.look_in_pause(events, stopped, Some(FIRST_PAGE_PATIENCE))?;
+            self.look_in_pause(events, stopped, Some(self.patience().first_page))?;
         }
         self.ctx.reached("state-sent");
         if self.guest_runs {
@@ -289,9 +289,13 @@ impl Shot<'_> {
         }
     }
 
+    fn patience(&self) -> Patience {
+        self.ctx.host.patience
+    }
+
     /// Lets the guest go on after a failure. Errors can't be helped here: the guard and the next command try again.
     fn let_go(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + self.patience().let_go;
         while Instant::now() < deadline && !self.guest_is_let_go() {
             if self.monitor.cancel_migration().is_err() && self.monitor.is_gone() {
                 return;
@@ -318,7 +322,8 @@ impl Shot<'_> {
             return Ok(Duration::ZERO);
         }
         let mut stopped = None;
-        while let Some(event) = Monitor::wait_event(&mut events, EVENT_PATIENCE, &["STOP", "RESUME"])? {
+        while let Some(event) = Monitor::wait_event(&mut events, self.patience().event, &["STOP", "RESUME"])?
+        {
             match (event.name.as_str(), stopped) {
                 ("STOP", None) => stopped = Some(event.timestamp),
                 ("RESUME", Some(stopped)) => {

@@ -28,8 +28,8 @@ use crate::error::{Context as _, Error, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::root::Root;
+use crate::root::file::cannot_lock;
 use crate::root::file::{Files, io_error};
-use crate::root::lock::cannot_lock;
 use crate::vm::process::boot_id;
 
 /// The first QEMU that maps a file for reading and lets the guest write to private pages.

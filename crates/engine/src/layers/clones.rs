@@ -14,7 +14,7 @@ use crate::record::RECORD_VERSION;
 use crate::record::vm::{BaseLayer, CloneOrigin, DiskRecord, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::io_error;
-use crate::root::lock::VmLock;
+use crate::vm_lock::VmLock;
 
 /// A clone of a VM, as far as it needs that VM.
 #[derive(Debug, Clone, PartialEq, Eq)]

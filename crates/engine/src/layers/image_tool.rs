@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ToolError};
 use crate::root::file::io_error;
 
 /// Runs `qemu-img` with these arguments and returns what it printed.
@@ -70,8 +70,3 @@ fn run_check(path: &Path, options: &[&str]) -> Result<()> {
         _ => Err(Error::failed(doing).because(words)),
     }
 }
-
-/// What a tool printed on standard error.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct ToolError(pub(crate) String);

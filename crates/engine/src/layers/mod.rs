@@ -8,4 +8,3 @@ pub(crate) mod image_tool;
 pub(crate) mod needs;
 pub(crate) mod overlay;
 pub(crate) mod qcow2;
-pub(crate) mod tidy;

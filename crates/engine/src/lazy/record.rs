@@ -17,7 +17,7 @@ use crate::ids::SnapshotId;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
-use crate::root::lock::cannot_lock;
+use crate::root::file::cannot_lock;
 use crate::vm::run_folder;
 
 /// A lazy restore.

@@ -31,6 +31,7 @@ use crate::host::Steps;
 use crate::images::{image_id, open_store, store_error};
 use crate::machine_image;
 use crate::monitor::Monitor;
+use crate::patience::Patience;
 use crate::record::working_set::WorkingSet;
 use crate::root::{Root, VmFolder};
 use crate::vm::process::Process;
@@ -252,7 +253,7 @@ impl Worker {
     /// Asks a QEMU that has not lost its source. Its main loop can be waiting for a page, because it is about to lose
     /// it: an answer is not waited for longer than `patience`.
     fn ask(&self, patience: Duration) -> Result<Option<Approach>> {
-        let monitor = Monitor::connect_within(&self.run, socket::PAGES, patience)?;
+        let monitor = Monitor::connect(&self.run.join(socket::PAGES), patience, Patience::default())?;
         match monitor.migration()?.status.unwrap_or(MigrationStatus::None) {
             MigrationStatus::Completed => Ok(Some(Approach::Whole)),
             // It listens, or is about to (`setup` from the begin of `migrate-incoming` in newer versions).

@@ -6,12 +6,10 @@ use crate::agent::{Agent, GuestExit};
 use crate::engine::Operation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
-use crate::monitor::Monitor;
 use crate::ops::vm_start::StartReport;
 use crate::record::vm::VmRecord;
 use crate::view::clone::{InsideView, StartMode};
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
+use crate::vm::machine::Use;
 use crate::vm::spawn;
 
 /// How long the agent of a guest that boots may take to be there.
@@ -58,19 +56,19 @@ impl Operation {
         let name = &record.name;
         let folder = self.root.vm(name);
         let gone = || Error::failed(format!("the QEMU of VM '{name}' ended"));
-        let process = Process::find(&folder)?.ok_or_else(gone)?;
-        let line = spawn::filled_in(name, &record.hardware, &process.run)?;
+        let machine = self.ctx.machines().find(&folder)?.ok_or_else(gone)?;
+        let line = spawn::filled_in(name, &record.hardware, machine.run())?;
         let channel = line.guest_agent();
         let patience = if mode == StartMode::Warm { WARM_PATIENCE } else { BOOT_PATIENCE };
         let deadline = Instant::now() + patience;
         let doing = || format!("cannot run the command in the guest of '{name}'");
         let mut agent = loop {
-            match Agent::find(&self.ctx, channel.as_ref(), &process.run) {
+            match Agent::find(&self.ctx, channel.as_ref(), &*machine) {
                 Ok(agent) => break agent,
                 Err(error) if channel.is_none() || Instant::now() >= deadline => {
                     return Err(error.while_doing(doing()));
                 }
-                Err(_) if !process.is_alive() => return Err(gone()),
+                Err(_) if !machine.is_alive() => return Err(gone()),
                 Err(_) => {}
             }
             self.check_cancel("waiting for a guest agent")?;
@@ -84,9 +82,12 @@ impl Operation {
     /// Plugs network links of a running VM.
     fn plug(&self, name: &VmName, links: &[String]) -> Result<()> {
         let held = self.hold_vm(name)?;
-        let process = Process::find(&held.folder)?
+        let machine = self
+            .ctx
+            .machines()
+            .find(&held.folder)?
             .ok_or_else(|| Error::new(ErrorKind::Failed, format!("VM '{name}' does not run")))?;
-        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+        let monitor = machine.channel(Use::Operation)?;
         links.iter().try_for_each(|link| monitor.set_link(link, true))
     }
 }

@@ -18,8 +18,8 @@ use crate::record::journal::Overlay;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::{BaseLayer, BaseRecord, CloneOrigin, DiskRecord, LayerRecord, VmRecord};
 use crate::root::VmFolder;
-use crate::root::lock::VmLock;
 use crate::vm::run_folder;
+use crate::vm_lock::VmLock;
 
 /// A clone that is being made. Its lock is held until it is dropped.
 struct Draft {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
-use crate::vm::process::Process;
 use crate::vm::spawn;
 
 /// Where a VM's serial console is.
@@ -19,11 +18,11 @@ impl Operation {
     /// `Refused` where the VM does not run or its command line has no console on a socket.
     pub fn console(&self, name: &VmName) -> Result<ConsolePath> {
         let seen = self.look(name)?;
-        let Some(process) = Process::find(&seen.folder)? else {
+        let Some(machine) = self.ctx.machines().find(&seen.folder)? else {
             return Err(Error::refused(format!("VM '{name}' does not run"))
                 .hint(format!("`vmrewind vm start {name}` starts it")));
         };
-        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
+        let line = spawn::filled_in(name, &seen.record.hardware, machine.run())?;
         let socket = line.console_socket().ok_or_else(|| {
             Error::refused(format!("VM '{name}' has no serial console on a socket")).hint(
                 "its command line would need `-serial unix:{run}/console.sock,server=on,wait=off`; \

@@ -2,7 +2,8 @@
 //!
 //! It can't make an operation fail that is done already: without an agent the result says that the clock is behind.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::agent::Agent;
 use crate::engine::Operation;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::VmName;
 use crate::record::vm::Hardware;
 use crate::view::GuestClock;
-use crate::vm::process::Process;
+use crate::vm::machine::Machine;
 use crate::vm::spawn;
 
 /// A guest that went on where it was captured, and so knows nothing of the time in between.
@@ -19,8 +20,8 @@ pub(crate) struct Resumed<'a> {
     pub(crate) name: &'a VmName,
     /// The hardware that its QEMU was started with.
     pub(crate) hardware: &'a Hardware,
-    /// The folder of its sockets.
-    pub(crate) run: &'a Path,
+    /// It runs.
+    pub(crate) machine: &'a dyn Machine,
     /// Whether the guest runs.
     pub(crate) runs: bool,
 }
@@ -32,8 +33,8 @@ impl Operation {
     /// `NotFound`; `Refused` where the VM does not run.
     pub fn guest_agent(&self, name: &VmName) -> Result<Option<PathBuf>> {
         let seen = self.look(name)?;
-        let process = running(name, Process::find(&seen.folder)?)?;
-        let line = spawn::filled_in(name, &seen.record.hardware, &process.run)?;
+        let machine = running(name, self.ctx.machines().find(&seen.folder)?)?;
+        let line = spawn::filled_in(name, &seen.record.hardware, machine.run())?;
         Ok(line.guest_agent().map(|channel| PathBuf::from(channel.socket)))
     }
 
@@ -56,14 +57,14 @@ impl Operation {
     }
 
     fn set_clock(&self, guest: &Resumed<'_>) -> Result<()> {
-        let line = spawn::filled_in(guest.name, guest.hardware, guest.run)?;
-        let mut agent = Agent::find(&self.ctx, line.guest_agent().as_ref(), guest.run)?;
+        let line = spawn::filled_in(guest.name, guest.hardware, guest.machine.run())?;
+        let mut agent = Agent::find(&self.ctx, line.guest_agent().as_ref(), guest.machine)?;
         agent.set_clock(self.ctx.now())
     }
 }
 
-fn running(name: &VmName, process: Option<Process>) -> Result<Process> {
-    process.ok_or_else(|| {
+fn running(name: &VmName, machine: Option<Arc<dyn Machine>>) -> Result<Arc<dyn Machine>> {
+    machine.ok_or_else(|| {
         Error::refused(format!("VM '{name}' does not run"))
             .hint(format!("`vmrewind vm start {name}` starts it"))
     })

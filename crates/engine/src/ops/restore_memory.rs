@@ -7,7 +7,6 @@
 //!          '-- the image can't be read: the restore fails
 //! ```
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vmrewind_qemu::qmp::commands::{MigrationStatus, RunState};
@@ -17,21 +16,19 @@ use vmrewind_store::ImageReader;
 use crate::capture::guard::Guard;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, Result};
-use crate::ids::LayerId;
 use crate::lazy::{self, Keeper, Server, recovery};
 use crate::monitor::Monitor;
+use crate::ops::launch::{Chains, Start};
 use crate::record::snapshot::Manifest;
 use crate::replay::feed::{Feed, fresh_memory};
 use crate::replay::load::load;
 use crate::view::RestoreMode;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
-use crate::vm::spawn::{self, Launch, Purpose, Started};
+use crate::vm::spawn::{self, Purpose, Started};
 
 /// How often a lazy restore begins anew where its server or QEMU died before the guest could run.
 const LAZY_ATTEMPTS: u32 = 3;
-/// How long QEMU may take to load its devices.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is asked whether it has.
 const ASK_EVERY: Duration = Duration::from_micros(500);
 
@@ -42,7 +39,7 @@ pub(super) struct Target<'a> {
     /// What comes back.
     pub(super) snapshot: &'a Manifest,
     /// Each disk's layers.
-    pub(super) chains: &'a BTreeMap<String, Vec<LayerId>>,
+    pub(super) chains: &'a Chains,
     /// Whether its guest is to run.
     pub(super) run: bool,
 }
@@ -156,7 +153,7 @@ impl Operation {
         let mut server = begin().map_err(Miss::Final)?;
         let prepared = self.launch(target, Purpose::Incoming).and_then(|mut launched| {
             self.ctx.reached("qemu-started");
-            let mark = launched.started.process.mark;
+            let mark = launched.started.machine.mark();
             launched.keeper = Some(server.is_for(mark, &charge)?);
             Ok(launched)
         });
@@ -176,8 +173,8 @@ impl Operation {
                 Err(given_up(server, Miss::Refused(Box::new(launched), error)))
             }
             Err(Fed::Lost(error)) => {
-                let error = spawn::with_last_words(error, &started.process.run);
-                let ended = started.process.kill().and_then(|()| Process::forget(folder));
+                let error = spawn::with_last_words(error, started.machine.run());
+                let ended = started.machine.kill().and_then(|()| Process::forget(folder));
                 let miss = given_up(server, Miss::Lost(error));
                 Err(ended.map_or_else(Miss::Final, |()| miss))
             }
@@ -189,11 +186,11 @@ impl Operation {
         let monitor = started.monitor().map_err(Fed::Final)?;
         let refused = |error| if monitor.is_gone() { Fed::Lost(error) } else { Fed::Refused(error) };
         monitor.prepare_incoming(&["events", "postcopy-ram"]).map_err(refused)?;
-        recovery::arrange(&started.process.run).map_err(refused)?;
-        let path = started.process.run.join(socket::LAZY);
+        recovery::arrange(started.machine.run()).map_err(refused)?;
+        let path = started.machine.run().join(socket::LAZY);
         let _ = std::fs::remove_file(&path);
         monitor.migrate_incoming(&path).map_err(refused)?;
-        let deadline = Instant::now() + LOAD_PATIENCE;
+        let deadline = Instant::now() + self.ctx.host.patience.load;
         loop {
             match monitor.status() {
                 Ok(RunState::Inmigrate) if server.is_alive(&target.held.folder).map_err(Fed::Final)? => {}
@@ -206,7 +203,7 @@ impl Operation {
                     return server.is_loaded(&target.held.folder).map_err(Fed::Final);
                 }
                 Err(error) => {
-                    started.process.wait_end(Duration::from_secs(2));
+                    started.machine.wait_end(self.ctx.host.patience.last_words);
                     return Err(self.server_failure(target).map_or(Fed::Lost(error), Fed::Final));
                 }
             }
@@ -226,8 +223,7 @@ impl Operation {
     }
 
     fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Launched> {
-        let started = spawn::start(&Launch {
-            ctx: &self.ctx,
+        let started = self.launch_vm(&Start {
             folder: &target.held.folder,
             record: &target.held.record,
             hardware: &target.snapshot.hardware,

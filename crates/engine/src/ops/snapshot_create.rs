@@ -19,10 +19,10 @@ use crate::capture::shot::Miss;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
-use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay};
 use crate::lazy;
-use crate::monitor::Monitor;
+use crate::ops::tidy::tidy;
+use crate::ops::vm_state::state_word;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, MigrationSettings, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{
@@ -30,9 +30,7 @@ use crate::record::snapshot::{
 };
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::SnapshotView;
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
-use crate::vm::state::state_word;
+use crate::vm::machine::{Machine, Use};
 
 /// The journal's name of this operation.
 const OPERATION: &str = "snapshot create";
@@ -85,9 +83,9 @@ impl Operation {
         // QEMU can't send a memory that it does not have yet.
         let charge = self.charge(&request.vm, &held.folder);
         lazy::wait_whole(&self.ctx, &charge).inspect_err(|_| self.ctx.work_ended())?;
-        let process = Process::find(&held.folder)?;
-        let plan = self.plan_create(request, &held, process.as_ref())?;
-        let outcome = self.carry_out(request, &mut held, &plan, process.as_ref());
+        let machine = self.ctx.machines().find(&held.folder)?;
+        let plan = self.plan_create(request, &held, machine.as_deref())?;
+        let outcome = self.carry_out(request, &mut held, &plan, machine.as_deref());
         self.ctx.work_ended();
         let outcome = outcome?;
         let manifest = manifest(request, &held, &plan, &outcome, begun.elapsed());
@@ -113,7 +111,12 @@ impl Operation {
         Ok(SnapshotView::of(&held.folder, &record, &held.snapshots, &manifest))
     }
 
-    fn plan_create(&self, request: &SnapshotCreate, held: &Held, process: Option<&Process>) -> Result<Plan> {
+    fn plan_create(
+        &self,
+        request: &SnapshotCreate,
+        held: &Held,
+        machine: Option<&dyn Machine>,
+    ) -> Result<Plan> {
         let vm = &request.vm;
         refuse_not_started(&held.record)?;
         let name = match &request.name {
@@ -124,11 +127,11 @@ impl Operation {
             return Err(Error::refused(format!("VM '{vm}' has a snapshot '{name}' already"))
                 .hint("choose another name, or delete or rename the old one"));
         }
-        let guest_runs = match process {
+        let guest_runs = match machine {
             None => false,
-            Some(process) => self.check_state(vm, process)?,
+            Some(machine) => self.check_state(vm, machine)?,
         };
-        let grade = match (process, request.disk_only) {
+        let grade = match (machine, request.disk_only) {
             (None, _) => Grade::Off,
             (Some(_), true) => Grade::Crash,
             (Some(_), false) => Grade::Live,
@@ -162,8 +165,8 @@ impl Operation {
     }
 
     /// Whether the guest runs; refuses states in which nothing can be captured.
-    fn check_state(&self, vm: &VmName, process: &Process) -> Result<bool> {
-        match Monitor::connect(&process.run, socket::STATUS)?.status()? {
+    fn check_state(&self, vm: &VmName, machine: &dyn Machine) -> Result<bool> {
+        match machine.channel(Use::Status)?.status()? {
             RunState::Running => Ok(true),
             RunState::Paused | RunState::Prelaunch => Ok(false),
             RunState::Inmigrate => Err(Error::new(ErrorKind::Busy, format!("VM '{vm}' is being restored"))
@@ -181,15 +184,15 @@ impl Operation {
         request: &SnapshotCreate,
         held: &mut Held,
         plan: &Plan,
-        process: Option<&Process>,
+        machine: Option<&dyn Machine>,
     ) -> Result<Outcome> {
-        match (process, plan.grade) {
-            (Some(process), Grade::Live) => self.capture_live(request, held, plan, process),
+        match (machine, plan.grade) {
+            (Some(machine), Grade::Live) => self.capture_live(request, held, plan, machine),
             (None, _) => {
                 tidy(&self.ctx, &held.folder, &held.record)?;
-                self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error)
+                self.attempt(held, plan, machine, Method::None, None).map_err(Miss::into_error)
             }
-            _ => self.attempt(held, plan, process, Method::None, None).map_err(Miss::into_error),
+            _ => self.attempt(held, plan, machine, Method::None, None).map_err(Miss::into_error),
         }
     }
 
@@ -199,18 +202,17 @@ impl Operation {
         request: &SnapshotCreate,
         held: &mut Held,
         plan: &Plan,
-        process: &Process,
+        machine: &dyn Machine,
     ) -> Result<Outcome> {
         let mut misses = Vec::new();
         for method in methods(plan.guest_runs, request.max_pause.is_some()) {
             if *method == Method::Precopy
-                && let Some(why) =
-                    Monitor::connect(&process.run, socket::OPERATION)?.why_precopy_is_unsound()?
+                && let Some(why) = machine.channel(Use::Operation)?.why_precopy_is_unsound()?
             {
                 misses.push((*method, Error::failed(why)));
                 continue;
             }
-            match self.attempt(held, plan, Some(process), *method, request.max_pause) {
+            match self.attempt(held, plan, Some(machine), *method, request.max_pause) {
                 Ok(outcome) => return Ok(outcome),
                 Err(Miss::Final(error)) => return Err(error),
                 Err(Miss::Method(error)) => {
@@ -227,7 +229,7 @@ impl Operation {
         &self,
         held: &mut Held,
         plan: &Plan,
-        process: Option<&Process>,
+        machine: Option<&dyn Machine>,
         method: Method,
         max_pause: Option<Duration>,
     ) -> std::result::Result<Outcome, Miss> {
@@ -236,15 +238,15 @@ impl Operation {
             cause: Cause::Capture,
             overlays,
             image: (method != Method::None).then(|| plan.id.to_string()),
-            qemu: process.map(|process| process.mark),
+            qemu: machine.map(Machine::mark),
             guest_ran: plan.guest_runs,
-            migration: self.migration_settings(process, method)?,
+            migration: migration_settings(machine, method)?,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo)?;
         let frozen = self
             .make_layers(held, &undo.overlays)
             .map_err(Miss::Final)
-            .and_then(|()| self.freeze(held, plan, process, method, &undo, max_pause));
+            .and_then(|()| self.freeze(held, plan, machine, method, &undo, max_pause));
         match frozen {
             Ok(moment) => Ok(Outcome { method, undo, moment }),
             Err(Miss::Method(error)) => match self.undo_attempt(held, &undo, error) {
@@ -257,16 +259,6 @@ impl Operation {
             },
             Err(Miss::Final(error)) => Err(Miss::Final(self.undo_attempt(held, &undo, error))),
         }
-    }
-
-    /// What a capture of the memory changes in QEMU, before it does.
-    fn migration_settings(
-        &self,
-        process: Option<&Process>,
-        method: Method,
-    ) -> Result<Option<MigrationSettings>> {
-        let Some(process) = process.filter(|_| method != Method::None) else { return Ok(None) };
-        Monitor::connect(&process.run, socket::OPERATION)?.migration_settings().map(Some)
     }
 
     fn make_layers(&self, held: &Held, overlays: &[Overlay]) -> Result<()> {
@@ -283,18 +275,18 @@ impl Operation {
         &self,
         held: &Held,
         plan: &Plan,
-        process: Option<&Process>,
+        machine: Option<&dyn Machine>,
         method: Method,
         undo: &UndoPlan,
         max_pause: Option<Duration>,
     ) -> std::result::Result<Moment, Miss> {
         // Without a QEMU the new layers become the active ones by the commit alone.
-        let Some(process) = process else { return Ok(Moment::now(&self.ctx)) };
+        let Some(machine) = machine else { return Ok(Moment::now(&self.ctx)) };
         let subject = Subject {
             ctx: &self.ctx,
             folder: &held.folder,
             record: &held.record,
-            process,
+            machine,
             overlays: &undo.overlays,
             guest_runs: plan.guest_runs,
             migration: undo.migration.as_ref(),
@@ -327,6 +319,12 @@ impl Operation {
                 .because(second),
         }
     }
+}
+
+/// What a capture of the memory changes in QEMU, before it does.
+fn migration_settings(machine: Option<&dyn Machine>, method: Method) -> Result<Option<MigrationSettings>> {
+    let Some(machine) = machine.filter(|_| method != Method::None) else { return Ok(None) };
+    machine.channel(Use::Operation)?.migration_settings().map(Some)
 }
 
 /// Finds the memory image of the current snapshot, or of its nearest ancestor that has one.
@@ -407,3 +405,6 @@ fn no_method(vm: &VmName, misses: &[(Method, Error)], guest_runs: bool) -> Error
     });
     Error::new(kind, format!("cannot capture VM '{vm}' live; it is as before. {}", why.join("; "))).hint(hint)
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,3 +208,6 @@ fn refuse_needed(
          where the VM's present state is named, restore another snapshot with --discard-current first",
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,24 +25,23 @@ use crate::images::image_id;
 use crate::images::store_error;
 use crate::layers::clones::clones_of;
 use crate::layers::needs::readers;
-use crate::layers::tidy::tidy;
 use crate::layers::{base, overlay, qcow2};
 use crate::lazy;
 use crate::machine_image::captured;
-use crate::monitor::{Monitor, is_running};
+use crate::monitor::is_running;
+use crate::ops::end_vm::end_vm;
 use crate::ops::guest::Resumed;
 use crate::ops::restore_memory::{Brought, Memory, Target};
+use crate::ops::tidy::tidy;
+use crate::ops::vm_state;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::view::{RestoreMode, RestoreView};
-use crate::vm::end::end_process;
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
+use crate::vm::machine::{Machine, Use};
 use crate::vm::spawn;
-use crate::vm::state;
 
 /// The journal's name of this operation.
 const OPERATION: &str = "snapshot restore";
@@ -95,19 +94,19 @@ impl Operation {
         let begun = Instant::now();
         let held = self.hold(&request.address.vm)?;
         let plan = self.plan_restore(request, &held)?;
-        let old = Process::find(&held.folder)?;
+        let old = self.ctx.machines().find(&held.folder)?;
         let memory = self.open_memory(&plan, old.is_some() && plan.mode == RestoreMode::Eager)?;
-        let was = old.as_ref().map_or(Old::Off, guest_of);
+        let was = old.as_ref().map_or(Old::Off, |old| guest_of(&**old));
         let undo_plan = UndoPlan {
             overlays: plan.overlays.clone(),
             cause: Cause::Restore,
             image: None,
-            qemu: old.as_ref().map(|process| process.mark),
+            qemu: old.as_ref().map(|machine| machine.mark()),
             guest_ran: was == Old::Running,
             migration: None,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
-        let brought = self.bring(&held, &plan, old.as_ref(), memory.as_ref());
+        let brought = self.bring(&held, &plan, old.as_deref(), memory.as_ref());
         self.ctx.work_ended();
         let result = brought.and_then(|brought| self.settle(request, &held, &plan, was, brought));
         match result {
@@ -169,7 +168,7 @@ impl Operation {
         &self,
         held: &Held,
         plan: &Plan,
-        old: Option<&Process>,
+        old: Option<&dyn Machine>,
         memory: Option<&Memory>,
     ) -> Result<Option<Brought>> {
         for overlay in &plan.overlays {
@@ -182,7 +181,7 @@ impl Operation {
         }
         if let Some(old) = old {
             self.ctx.reached("layers-made");
-            end_process(old, &held.folder)?;
+            end_vm(old, &held.folder)?;
             self.ctx.reached("old-ended");
             sync_ahead(held);
         }
@@ -210,9 +209,9 @@ impl Operation {
         mut brought: Option<Brought>,
     ) -> Result<(Option<Brought>, Option<String>)> {
         if let Some(Brought { started, .. }) = &brought
-            && !started.process.is_alive()
+            && !started.machine.is_alive()
         {
-            return Err(qemu_ended(&started.process, &held.folder));
+            return Err(qemu_ended(&*started.machine, &held.folder));
         }
         let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
         let guard = brought.as_mut().and_then(|brought| brought.guard.take());
@@ -310,19 +309,20 @@ impl Operation {
             brought.as_ref().filter(|brought| brought.mode != RestoreMode::Cold).map(|brought| Resumed {
                 name: &held.record.name,
                 hardware: &plan.snapshot.hardware,
-                run: &brought.started.process.run,
+                machine: &*brought.started.machine,
                 runs: plan.run,
             });
         let (clock, note) = resumed.map(|guest| self.bring_clock_up(&guest)).unzip();
         // The restore is done, whatever can't be found out about it now.
         let settled = lazy::bring_up_to_date(&self.ctx, &self.charge(&held.record.name, &held.folder), true);
-        let asked = settled.and_then(|()| state::ask(&held.folder)).map(|state| state.guest);
+        let asked =
+            settled.and_then(|()| vm_state::ask(self.ctx.machines(), &held.folder)).map(|state| state.guest);
         let unknown = asked.as_ref().err().map(|error| format!("the VM's state is not known: {error}"));
         let state = asked.unwrap_or_else(|_| "unknown".into());
         if let Some(Brought { started, .. }) = &brought
-            && (state == "stopped" || !started.process.is_alive())
+            && (state == "stopped" || !started.machine.is_alive())
         {
-            return Err(ended_after_all(held, &started.process));
+            return Err(ended_after_all(held, &*started.machine));
         }
         let mode = brought.as_ref().map_or(plan.mode, |brought| brought.mode);
         let why = brought.and_then(|brought| brought.note);
@@ -344,8 +344,8 @@ impl Operation {
         if !ledger.may_be_undone() {
             return error.with_kind(ErrorKind::Partial);
         }
-        let old_runs =
-            || matches!(Process::find(&held.folder), Ok(Some(process)) if plan.qemu == Some(process.mark));
+        let found = || self.ctx.machines().find(&held.folder);
+        let old_runs = || matches!(found(), Ok(Some(machine)) if plan.qemu == Some(machine.mark()));
         if let Err(second) = ledger.undo(OPERATION, plan) {
             return error
                 .hint(format!("undoing it is not complete ({second}); the next vmrewind command tries again"))
@@ -367,9 +367,9 @@ impl Operation {
 }
 
 /// The error for a restore that is decided, and whose QEMU has ended.
-fn ended_after_all(held: &Held, process: &Process) -> Error {
+fn ended_after_all(held: &Held, machine: &dyn Machine) -> Error {
     let name = &held.record.name;
-    qemu_ended(process, &held.folder)
+    qemu_ended(machine, &held.folder)
         .with_kind(ErrorKind::Partial)
         .hint(format!("the disks of '{name}' are those of the snapshot; restore it again"))
 }
@@ -385,8 +385,8 @@ fn sync_ahead(held: &Held) {
 }
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.
-fn qemu_ended(process: &Process, folder: &VmFolder) -> Error {
-    let error = spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), &process.run);
+fn qemu_ended(machine: &dyn Machine, folder: &VmFolder) -> Error {
+    let error = spawn::with_last_words(Error::failed("the restored VM's QEMU ended"), machine.run());
     explained(error, folder)
 }
 
@@ -398,9 +398,9 @@ fn explained(error: Error, folder: &VmFolder) -> Error {
     }
 }
 
-/// Whether the guest of a process runs. One that can't be asked is taken for running: it will be wanted to run again.
-fn guest_of(process: &Process) -> Old {
-    let status = Monitor::connect_briefly(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
+/// Whether the guest runs. One that can't be asked is taken for running: it will be wanted to run again.
+fn guest_of(machine: &dyn Machine) -> Old {
+    let status = machine.channel_briefly(Use::Status).and_then(|monitor| monitor.status());
     if status.is_ok_and(|status| !is_running(&status)) { Old::Paused } else { Old::Running }
 }
 
@@ -423,3 +423,6 @@ fn chain_on(held: &Held, overlay: &Overlay) -> (String, Vec<LayerId>) {
     let below = below.and_then(|(disk, parent)| disk.chain(parent)).unwrap_or_default();
     (overlay.disk.clone(), [vec![overlay.layer.clone()], below].concat())
 }
+
+#[cfg(test)]
+mod tests;

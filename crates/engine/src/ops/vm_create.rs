@@ -24,10 +24,10 @@ use crate::record::journal::Overlay;
 use crate::record::vm::{BaseRecord, DiskRecord, Hardware, LayerRecord, MediumRecord, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::io_error;
-use crate::root::lock::VmLock;
 use crate::view::VmView;
 use crate::vm::program::{self, Program};
 use crate::vm::run_folder;
+use crate::vm_lock::VmLock;
 
 /// A request to put a VM under management.
 #[derive(Debug, Clone)]

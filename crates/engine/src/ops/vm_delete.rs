@@ -13,14 +13,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
 use crate::layers::clones::clones_of;
+use crate::ops::end_vm::end_vm;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error};
-use crate::root::lock::VmLock;
-use crate::vm::end::end_process;
-use crate::vm::process::Process;
 use crate::vm::run_folder;
+use crate::vm_lock::VmLock;
 
 /// What deleting a VM destroys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,18 +57,18 @@ impl Operation {
         if let Ok(record) = VmRecord::load(&locked.folder, name) {
             refuse_cloned(&locked.folder, &record)?;
         }
-        let process = Process::find(&locked.folder)?;
-        match &process {
+        let machine = self.ctx.machines().find(&locked.folder)?;
+        match &machine {
             // Before anything else: this must work also where QEMU hangs.
-            Some(process) if force => end_process(process, &locked.folder)?,
-            Some(process) => {
-                return Err(Error::refused(format!("VM '{name}' runs (pid {})", process.mark.pid))
+            Some(machine) if force => end_vm(&**machine, &locked.folder)?,
+            Some(machine) => {
+                return Err(Error::refused(format!("VM '{name}' runs (pid {})", machine.mark().pid))
                     .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
             }
             None => {}
         }
         let deleted = self.recovered(name, locked).and_then(|held| self.delete_held(&held));
-        deleted.map_err(|error| if process.is_some() { error.with_kind(ErrorKind::Partial) } else { error })
+        deleted.map_err(|error| if machine.is_some() { error.with_kind(ErrorKind::Partial) } else { error })
     }
 
     fn delete_held(&self, held: &HeldVm) -> Result<VmDeletePlan> {
@@ -156,6 +155,6 @@ fn plan(operation: &Operation, held: &HeldVm) -> Result<VmDeletePlan> {
         snapshots: names.map(|snapshot| snapshot.name.to_string()).collect(),
         bytes: layers.sum::<u64>() + operation.bytes_of_images_alone(&images),
         kept: bases.filter(|location| !location.starts_with(&own)).cloned().collect(),
-        running: Process::find(&held.folder)?.is_some(),
+        running: operation.ctx.machines().find(&held.folder)?.is_some(),
     })
 }

@@ -81,12 +81,12 @@ impl Operation {
                 });
             }
         };
-        tracing::info!(vm = %held.record.name, pid = started.process.mark.pid, "started from memory");
+        tracing::info!(vm = %held.record.name, pid = started.machine.mark().pid, "started from memory");
         let start_ms = run.then(|| milliseconds(begun.elapsed()));
         let guest = Resumed {
             name: &held.record.name,
             hardware: &held.record.hardware,
-            run: &started.process.run,
+            machine: &*started.machine,
             runs: run,
         };
         let (clock, clock_note) = self.bring_clock_up(&guest);

@@ -5,9 +5,7 @@ use serde::Serialize;
 use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::ids::VmName;
-use crate::monitor::Monitor;
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
+use crate::vm::machine::Use;
 
 /// What is to be done to which cables.
 #[derive(Debug, Clone)]
@@ -36,11 +34,11 @@ impl Operation {
     /// `Refused` where the VM does not run or has no such device; `Failed` where QEMU does not do it.
     pub fn vm_link(&self, name: &VmName, how: &VmLink) -> Result<LinkView> {
         let held = self.hold_vm(name)?;
-        let Some(process) = Process::find(&held.folder)? else {
+        let Some(machine) = self.ctx.machines().find(&held.folder)? else {
             return Err(Error::refused(format!("VM '{name}' does not run"))
                 .hint("its cables are plugged when it boots; only a running VM's can be changed"));
         };
-        let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+        let monitor = machine.channel(Use::Operation)?;
         let nics = chosen(name, monitor.network_devices()?, how.nic.as_deref())?;
         for nic in &nics {
             monitor.set_link(nic, how.up)?;

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::layers::below::below;
 use crate::lazy::{self, LazyProgress};
+use crate::ops::vm_state::{self, VmState};
 use crate::record::snapshot::Origin;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
@@ -16,10 +17,8 @@ use crate::root::file::allocated_bytes;
 use crate::view::clone::{OriginView, StartMode};
 use crate::view::{DiskState, Listing, RestoreFailure, RestoreProgress, VmView};
 use crate::vm::ports::ports_in_use;
-use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
-use crate::vm::state::VmState;
-use crate::vm::{spawn, state};
+use crate::vm::spawn;
 
 impl Operation {
     /// All VMs, by name.
@@ -48,7 +47,7 @@ impl Operation {
     /// `NotFound`, `Damaged`.
     pub fn vm_show(&self, name: &VmName) -> Result<VmView> {
         let seen = self.look(name)?;
-        let state = state::ask(&seen.folder)?;
+        let state = vm_state::ask(self.ctx.machines(), &seen.folder)?;
         let run = run_folder::existing(&seen.folder).unwrap_or_else(|| seen.folder.run());
         let line = CommandLine::parse(&seen.record.hardware.command_line).ok();
         Ok(VmView {
@@ -85,13 +84,13 @@ impl Operation {
     /// What can be said of a VM whose record can't be read.
     fn unreadable(&self, name: &VmName, error: &Error) -> VmView {
         let folder = self.root.vm(name);
-        let process = Process::find(&folder).ok().flatten();
+        let machine = self.ctx.machines().find(&folder).ok().flatten();
         let state = if error.kind() == ErrorKind::Damaged { "damaged" } else { "unreadable" };
         let run = folder.run();
         VmView {
             name: name.to_string(),
             state: state.into(),
-            pid: process.map(|process| process.mark.pid),
+            pid: machine.map(|machine| machine.mark().pid),
             qmp: None,
             ports: BTreeMap::new(),
             disks: Vec::new(),

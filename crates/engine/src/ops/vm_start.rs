@@ -1,22 +1,21 @@
 //! Starts a VM on its active layers: its guest boots, or goes on from memory where it is a clone's first start.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::context::Note;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, Result};
 use crate::flat::Flat;
-use crate::ids::{LayerId, VmName};
+use crate::ids::VmName;
 use crate::layers::base::check_all_unchanged;
-use crate::layers::tidy::tidy;
 use crate::lazy;
+use crate::ops::launch::{Chains, Start};
+use crate::ops::tidy::tidy;
 use crate::record::snapshot::milliseconds;
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::clone::StartMode;
 use crate::view::{GuestClock, VmView};
-use crate::vm::process::Process;
-use crate::vm::spawn::{self, Launch, Purpose, Started};
+use crate::vm::spawn::{Purpose, Started};
 
 /// How to start.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,8 +60,8 @@ impl Operation {
     pub(crate) fn start(&self, name: &VmName, how: VmStart) -> Result<StartReport> {
         let begun = Instant::now();
         let mut held = self.hold_vm(name)?;
-        if let Some(process) = Process::find(&held.folder)? {
-            return Err(Error::refused(format!("VM '{name}' runs already (pid {})", process.mark.pid))
+        if let Some(machine) = self.ctx.machines().find(&held.folder)? {
+            return Err(Error::refused(format!("VM '{name}' runs already (pid {})", machine.mark().pid))
                 .hint(format!("`vmrewind vm stop {name}` stops it")));
         }
         check_all_unchanged(&held.record)?;
@@ -81,8 +80,7 @@ impl Operation {
 
     /// Starts QEMU with the VM's own hardware, on its active layers.
     pub(crate) fn spawn(&self, held: &HeldVm, flat: Option<&Flat>, purpose: Purpose) -> Result<Started> {
-        spawn::start(&Launch {
-            ctx: &self.ctx,
+        self.launch_vm(&Start {
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,
@@ -95,7 +93,7 @@ impl Operation {
     fn boot(&self, held: &HeldVm, how: VmStart, begun: Instant) -> Result<StartReport> {
         let started = self.spawn(held, None, if how.paused { Purpose::BootPaused } else { Purpose::Boot })?;
         let (name, version) = (&held.record.name, started.monitor()?.version());
-        tracing::info!(vm = %name, pid = started.process.mark.pid, qemu = version, "started");
+        tracing::info!(vm = %name, pid = started.machine.mark().pid, qemu = version, "started");
         Ok(StartReport {
             mode: StartMode::Cold,
             memory_shared: false,
@@ -108,7 +106,7 @@ impl Operation {
 }
 
 /// Each disk's layers, from the active one down.
-fn chains(record: &VmRecord) -> BTreeMap<String, Vec<LayerId>> {
+fn chains(record: &VmRecord) -> Chains {
     let chain = |disk: &DiskRecord| (disk.name.clone(), disk.chain(&disk.active).unwrap_or_default());
     record.disks.iter().map(chain).collect()
 }

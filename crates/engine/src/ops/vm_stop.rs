@@ -9,11 +9,11 @@ use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::lazy;
-use crate::monitor::{Monitor, is_running};
+use crate::monitor::is_running;
+use crate::ops::end_vm::end_vm;
 use crate::view::VmView;
-use crate::vm::end::end_process;
+use crate::vm::machine::{Machine, Use};
 use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
 
 /// How to stop.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +26,6 @@ pub struct VmStop {
 
 /// How often the power button is pressed again: a guest that is still booting misses it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
-/// How long a QEMU that answers no more may take to end: one of much memory gives that back first.
-const END_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Operation {
     /// Stops a VM. One that does not run is fine.
@@ -38,28 +36,28 @@ impl Operation {
         if how.force {
             // Before anything else: this must work also where QEMU hangs and an operation can't be recovered from.
             let locked = self.lock(name)?;
-            if let Some(process) = Process::find(&locked.folder)? {
-                end_process(&process, &locked.folder)?;
+            if let Some(machine) = self.ctx.machines().find(&locked.folder)? {
+                end_vm(&*machine, &locked.folder)?;
             }
             self.ledger(&locked.folder).recover().map_err(|error| {
                 error.while_doing(format!("VM '{name}' is stopped")).with_kind(ErrorKind::Partial)
             })?;
         } else {
             let held = self.hold_vm(name)?;
-            if let Some(process) = Process::find(&held.folder)? {
-                power_off(&self.ctx.cancel, &held, &process, how.timeout)?;
+            if let Some(machine) = self.ctx.machines().find(&held.folder)? {
+                power_off(&self.ctx.cancel, &held, &*machine, how.timeout)?;
             }
         }
         self.vm_show(name)
     }
 }
 
-fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duration) -> Result<()> {
+fn power_off(cancel: &Cancel, held: &HeldVm, machine: &dyn Machine, timeout: Duration) -> Result<()> {
     let name = &held.record.name;
-    let monitor = Monitor::connect(&process.run, socket::OPERATION)?;
+    let monitor = machine.channel(Use::Operation)?;
     let status = monitor.status()?;
     if status == RunState::Shutdown {
-        return end_process(process, &held.folder);
+        return end_vm(machine, &held.folder);
     }
     if !is_running(&status) {
         return Err(Error::failed(format!("VM '{name}' is {status}: its guest can't power off"))
@@ -73,17 +71,17 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
         if Instant::now() >= next_press {
             next_press = Instant::now() + PRESS_EVERY;
             if let Err(error) = monitor.press_power_button()
-                && !process.wait_end(END_PATIENCE)
+                && !machine.wait_end(machine.patience().power_off)
             {
                 return Err(error);
             }
         }
-        if process.wait_end(Duration::from_millis(50)) {
+        if machine.wait_end(Duration::from_millis(50)) {
             Process::forget(&held.folder)?;
             return lazy::end(&held.folder);
         }
         match monitor.status() {
-            Ok(RunState::Shutdown) => return end_process(process, &held.folder),
+            Ok(RunState::Shutdown) => return end_vm(machine, &held.folder),
             status => silent = status.err(),
         }
     }
@@ -96,3 +94,6 @@ fn power_off(cancel: &Cancel, held: &HeldVm, process: &Process, timeout: Duratio
         None => late,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,6 @@ use crate::replay::feed::Feed;
 use crate::vm::run_folder::socket;
 use crate::vm::spawn::{self, Started};
 
-/// How long QEMU may take to make the last devices of a stream ready.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a QEMU that can't load a state may take to say why and end.
-const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
-
 /// Feeds the machine to QEMU and waits until it has it.
 ///
 /// # Errors
@@ -32,25 +27,26 @@ pub(crate) fn load_from(
     started: &Started,
     send: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    let socket = started.process.run.join(socket::STREAM);
+    let patience = ctx.host.patience;
+    let socket = started.machine.run().join(socket::STREAM);
     let monitor = started.monitor()?;
     let mut events = monitor.events();
     monitor.prepare_incoming(&["events"])?;
     monitor.migrate_incoming(&socket)?;
     let sent = send(&socket);
     let _ = std::fs::remove_file(&socket);
-    sent.and_then(|()| wait_loaded(&mut events, &ctx.cancel)).map_err(|error| {
+    sent.and_then(|()| wait_loaded(&mut events, &ctx.cancel, patience.load)).map_err(|error| {
         if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
             return error;
         }
-        started.process.wait_end(LAST_WORDS_PATIENCE);
+        started.machine.wait_end(patience.last_words);
         let told = Error::failed("QEMU did not load the snapshot's state").because(error);
-        spawn::with_last_words(told, &started.process.run)
+        spawn::with_last_words(told, started.machine.run())
     })
 }
 
-fn wait_loaded(events: &mut EventCursor, cancel: &Cancel) -> Result<()> {
-    let deadline = Instant::now() + LOAD_PATIENCE;
+fn wait_loaded(events: &mut EventCursor, cancel: &Cancel, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         match Monitor::next_migration_status(events, Duration::from_millis(50))? {
             Some(MigrationStatus::Completed) => return Ok(()),

@@ -199,6 +199,11 @@ pub(crate) fn allocated_bytes(path: &Path) -> u64 {
     fs::metadata(path).map(|metadata| metadata.blocks() * 512).unwrap_or(0)
 }
 
+/// The error for a file that can't be locked.
+pub(crate) fn cannot_lock(path: &Path, error: io::Error) -> Error {
+    io_error(&format!("cannot lock '{}'", path.display()), error)
+}
+
 /// Says what failed, with a hint for the causes a user can mend.
 pub(crate) fn io_error(message: &str, error: io::Error) -> Error {
     let hint = match error.kind() {

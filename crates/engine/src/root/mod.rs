@@ -10,7 +10,6 @@
 //! name starts with `.` are such left-overs and are never VMs.
 
 pub(crate) mod file;
-pub(crate) mod lock;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,10 +1,10 @@
 //! The QEMU process of a VM: found, started, watched, ended.
 
-pub(crate) mod end;
+pub(crate) mod local;
+pub(crate) mod machine;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod run_folder;
 pub(crate) mod session;
 pub(crate) mod spawn;
-pub(crate) mod state;

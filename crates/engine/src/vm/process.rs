@@ -24,8 +24,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
+use crate::root::file::cannot_lock;
 use crate::root::file::io_error;
-use crate::root::lock::cannot_lock;
 use crate::vm::run_folder::{self, socket};
 
 /// How long a QEMU that lives may take until it can be told which process it is.

@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 
 use vmrewind_qemu::arch::Arch;
 
-use crate::error::{Error, Result};
-use crate::layers::image_tool::ToolError;
+use crate::error::{Error, Result, ToolError};
 
 /// The oldest QEMU that is supported.
 const OLDEST: (u32, u32) = (7, 2);

@@ -17,6 +17,8 @@ const FOLDER_MAX: usize = 107 - 25;
 
 /// The names of vmrewind's own sockets: QEMU serves one client on each at a time.
 pub(crate) mod socket {
+    use crate::vm::machine::Use;
+
     /// QMP for users and their tools.
     pub(crate) const USER: &str = "qmp.sock";
     /// QMP for the operation that holds the VM.
@@ -27,6 +29,15 @@ pub(crate) mod socket {
     pub(crate) const STATUS: &str = "status.sock";
     /// QMP for the page server of a lazy restore.
     pub(crate) const PAGES: &str = "pages.sock";
+    /// The one for this use.
+    pub(crate) fn of(wanted: Use) -> &'static str {
+        match wanted {
+            Use::Operation => OPERATION,
+            Use::Status => STATUS,
+            Use::Guard => GUARD,
+        }
+    }
+
     /// Where QEMU waits for the page server.
     pub(crate) const LAZY: &str = "lazy.sock";
     /// Where QEMU waits for another page server, after it lost one.

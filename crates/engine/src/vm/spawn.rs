@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
 use vmrewind_qemu::qmp::make_pipes;
 
-use crate::context::Context;
+use crate::cancel::Cancel;
 use crate::error::{Context as _, Error, Result};
-use crate::flat::Flat;
-use crate::ids::{LayerId, VmName};
-use crate::layers::below::local_files_below;
+use crate::ids::VmName;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::VmFolder;
 use crate::root::file::io_error;
+use crate::vm::local::LocalQemu;
+use crate::vm::machine::Machine;
 use crate::vm::ports::{Ports, ports_in_use};
 use crate::vm::process::{Alive, Process};
 use crate::vm::run_folder::{self, QEMU_LOG, RECOVERY_PIPES, socket};
@@ -42,28 +44,41 @@ pub(crate) enum Purpose {
     Incoming,
 }
 
+/// Where a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskFiles {
+    /// The layer that is written.
+    pub(crate) top: PathBuf,
+    /// How many files of this host its chain has, from that one down to the last.
+    pub(crate) depth: usize,
+}
+
 /// What is to be started.
 pub(crate) struct Launch<'a> {
+    /// Stops the start.
+    pub(crate) cancel: &'a Cancel,
     /// Hears of steps.
-    pub(crate) ctx: &'a Context,
+    pub(crate) reached: &'a dyn Fn(&'static str),
     /// The VM's folder.
     pub(crate) folder: &'a VmFolder,
     /// The VM.
     pub(crate) record: &'a VmRecord,
     /// The hardware: the VM's, or that of a snapshot.
     pub(crate) hardware: &'a Hardware,
-    /// Each disk's layers, from the one to write down to the last above the base.
-    pub(crate) chains: &'a BTreeMap<String, Vec<LayerId>>,
-    /// The file that its memory is on, where it is a clone that shares it.
-    pub(crate) flat: Option<&'a Flat>,
+    /// The files of its disks.
+    pub(crate) disks: &'a BTreeMap<String, DiskFiles>,
+    /// What else is to be changed in the command line.
+    pub(crate) edit: &'a dyn Fn(&mut CommandLine) -> Result<()>,
+    /// What QEMU is to hold open as long as it lives: a lock.
+    pub(crate) held: Option<OwnedFd>,
     /// What for.
     pub(crate) purpose: Purpose,
 }
 
 /// A QEMU that answers.
 pub(crate) struct Started {
-    /// The process.
-    pub(crate) process: Process,
+    /// It runs.
+    pub(crate) machine: Arc<dyn Machine>,
     /// The connection for the operation that holds the VM.
     monitor: Option<Monitor>,
     child: Option<Child>,
@@ -73,28 +88,34 @@ pub(crate) struct Started {
 ///
 /// # Errors
 /// `Failed` where it does not start; QEMU's own words are the cause. No process is left then.
-pub(crate) fn start(launch: &Launch<'_>) -> Result<Started> {
+pub(crate) fn start(launch: Launch<'_>, machines: &LocalQemu) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
     // Kept until QEMU answers: it has taken its ports then.
-    let (argv, _ports) = command_line(launch, &run)?;
+    let (argv, _ports) = command_line(&launch, &run)?;
     if launch.purpose == Purpose::Incoming {
         make_pipes(&run.join(RECOVERY_PIPES))
             .context(|| format!("cannot make pipes in '{}'", run.display()))?;
     }
     let log = log_path(&run);
+    let Launch { cancel, reached, folder, record, .. } = launch;
     let mut child = spawn(&argv, launch, &log)?;
-    launch.ctx.reached("qemu-spawned");
-    match connect(&mut child, launch, &run) {
-        Ok((process, monitor)) => Ok(Started { process, monitor: Some(monitor), child: Some(child) }),
+    reached("qemu-spawned");
+    match connect(&mut child, folder, cancel, &run, machines) {
+        Ok((process, monitor)) => Ok(Started::new(machines.machine(process), monitor, Some(child))),
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(explain(error, launch.record, &run))
+            Err(explain(error, record, &run))
         }
     }
 }
 
 impl Started {
+    /// A QEMU with the connection that it answered on, and the child that it is of this process, if it is.
+    pub(crate) fn new(machine: Arc<dyn Machine>, monitor: Monitor, child: Option<Child>) -> Self {
+        Self { machine, monitor: Some(monitor), child }
+    }
+
     /// The connection for the operation that holds the VM, until it is given up.
     pub(crate) fn monitor(&self) -> Result<&Monitor> {
         self.monitor.as_ref().ok_or_else(|| Error::failed("the connection to QEMU was given up"))
@@ -148,21 +169,15 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
         Placeholders { name: name.to_string(), run: run_text.to_owned(), ports: ports.given.clone() };
     let mut line = template.substitute(&values);
     for disk in line.disks().context(bad)? {
-        let chain = launch.chains.get(&disk.name).map(Vec::as_slice).unwrap_or_default();
-        let layer = chain.first().ok_or_else(|| {
+        let files = launch.disks.get(&disk.name).ok_or_else(|| {
             Error::damaged(format!("disk '{}' of VM '{name}' has no layer in its record", disk.name))
         })?;
-        let path = launch.folder.layer(&disk.name, layer);
-        let path =
-            path.to_str().ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", path.display())))?;
+        let path = files.top.to_str();
+        let path = path.ok_or_else(|| Error::failed(format!("'{}' is not UTF-8", files.top.display())))?;
         line.set_disk_file(&disk, path).context(bad)?;
-        let base = launch.record.disk(&disk.name).map(|disk| &disk.base);
-        let below = base.map_or(0, |base| local_files_below(launch.folder, base));
-        line.keep_page_cache(&disk, chain.len() + below).context(bad)?;
+        line.keep_page_cache(&disk, files.depth).context(bad)?;
     }
-    if let Some(flat) = launch.flat {
-        flat.apply(&mut line)?;
-    }
+    (launch.edit)(&mut line)?;
     for (id, socket) in [
         ("vmrewind-user", socket::USER),
         ("vmrewind-operation", socket::OPERATION),
@@ -196,7 +211,7 @@ pub(crate) fn filled_in(name: &VmName, hardware: &Hardware, run: &Path) -> Resul
     Ok(template.substitute(&values))
 }
 
-fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
+fn spawn(argv: &[String], launch: Launch<'_>, log: &Path) -> Result<Child> {
     let working_dir = Path::new(&launch.hardware.working_dir);
     let _ = fs::rename(log, log.with_extension("log.1"));
     let cannot = |error| io_error(&format!("cannot write QEMU's log '{}'", log.display()), error);
@@ -213,8 +228,8 @@ fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
     }
     command.current_dir(working_dir);
     inherit(&mut command, Alive::take(launch.folder)?);
-    if let Some(flat) = launch.flat {
-        inherit(&mut command, flat.lock_for_child()?);
+    if let Some(held) = launch.held {
+        inherit(&mut command, held);
     }
     own_session(&mut command).spawn().map_err(|error| {
         Error::failed(format!("cannot run '{program}'"))
@@ -223,12 +238,18 @@ fn spawn(argv: &[String], launch: &Launch<'_>, log: &Path) -> Result<Child> {
     })
 }
 
-fn connect(child: &mut Child, launch: &Launch<'_>, run: &Path) -> Result<(Process, Monitor)> {
-    Process::remember(child.id(), launch.folder)?;
-    let cancel = &launch.ctx.cancel;
-    let monitor = Monitor::connect_waiting(run, socket::OPERATION, START_PATIENCE, || {
-        !cancel.is_cancelled() && matches!(child.try_wait(), Ok(None))
-    });
+fn connect(
+    child: &mut Child,
+    folder: &VmFolder,
+    cancel: &Cancel,
+    run: &Path,
+    machines: &LocalQemu,
+) -> Result<(Process, Monitor)> {
+    Process::remember(child.id(), folder)?;
+    let monitor =
+        Monitor::connect_waiting(&run.join(socket::OPERATION), START_PATIENCE, machines.patience, || {
+            !cancel.is_cancelled() && matches!(child.try_wait(), Ok(None))
+        });
     cancel.check("QEMU was starting")?;
     let monitor = monitor?;
     let process = Process::open(child.id(), run.to_owned())?;

@@ -7,6 +7,7 @@
 //! The script runs in a thread of its own. It ends with its last step, which closes the connection; when the client
 //! closes; or when the [`FakeQemu`] is dropped, whatever it waits for.
 
+pub mod machine;
 mod play;
 
 use std::io;

@@ -13,7 +13,7 @@ use super::tree::{Finding, Tree};
 use arrows::Arrows;
 
 /// Crate, and modules that are still knotted with each other. Take a module out as soon as tidy says that it is free.
-const KNOTS: &[(&str, &[&str])] = &[("engine", &["flat", "layers", "lazy", "replay", "vm"])];
+const KNOTS: &[(&str, &[&str])] = &[];
 
 /// How many files a message names for one arrow.
 const NAMED: usize = 3;

@@ -1,18 +1,11 @@
 //! The state of a VM as its process and QMP tell it.
 
-use std::time::Duration;
-
 use vmrewind_qemu::qmp::commands::RunState;
 
 use crate::error::Result;
 use crate::lazy;
-use crate::monitor::Monitor;
 use crate::root::VmFolder;
-use crate::vm::process::Process;
-use crate::vm::run_folder::socket;
-
-/// How long a QEMU that does not answer may take to end, before it counts as living.
-const LAST_BREATH: Duration = Duration::from_millis(500);
+use crate::vm::machine::{Machines, Use};
 
 /// A VM's state and process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,18 +19,18 @@ pub(crate) struct VmState {
 }
 
 /// Asks the VM's QEMU, if there is one.
-pub(crate) fn ask(folder: &VmFolder) -> Result<VmState> {
+pub(crate) fn ask(machines: &dyn Machines, folder: &VmFolder) -> Result<VmState> {
     let stopped = || VmState { word: "stopped".into(), guest: "stopped".into(), pid: None };
-    let Some(process) = Process::find(folder)? else { return Ok(stopped()) };
-    let pid = Some(process.mark.pid);
-    let answer = Monitor::connect_briefly(&process.run, socket::STATUS).and_then(|monitor| monitor.status());
+    let Some(machine) = machines.find(folder)? else { return Ok(stopped()) };
+    let pid = Some(machine.mark().pid);
+    let answer = machine.channel_briefly(Use::Status).and_then(|monitor| monitor.status());
     let guest = match answer {
         Ok(state) => state_word(&state).to_owned(),
         // One that was killed needs a while to be gone.
-        Err(_) if process.wait_end(LAST_BREATH) => return Ok(stopped()),
+        Err(_) if machine.wait_end(machine.patience().last_breath) => return Ok(stopped()),
         Err(_) => "unresponsive".to_owned(),
     };
-    let restoring = lazy::under_way(folder).is_some_and(|record| record.qemu == Some(process.mark));
+    let restoring = lazy::under_way(folder).is_some_and(|record| record.qemu == Some(machine.mark()));
     // A QEMU whose page server was killed can wait for it in its main loop.
     let plain = matches!(guest.as_str(), "running" | "paused" | "unresponsive");
     let word = if restoring && plain { "restoring".into() } else { guest.clone() };

@@ -13,7 +13,7 @@ use vmrewind_files::{Flock, Kind, Ticket, Wait, is_waited_in};
 use crate::context::{Context, Holder, Note};
 use crate::error::{Error, ErrorKind, Result};
 use crate::root::VmFolder;
-use crate::root::file::io_error;
+use crate::root::file::cannot_lock;
 
 /// How long a command waits at least: for one that is about to end, or that only looks.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -103,11 +103,6 @@ fn busy(vm: &str, holder: Option<&Holder>) -> Error {
         .hint("wait for the other command to end, then try again; --wait DURATION waits for it")
 }
 
-/// The error for a file that can't be locked.
-pub(crate) fn cannot_lock(path: &Path, error: std::io::Error) -> Error {
-    io_error(&format!("cannot lock '{}'", path.display()), error)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -118,7 +113,7 @@ mod tests {
 
     fn context(wait_ms: u64, heard: &Arc<Recorded>) -> Context {
         let wait = Duration::from_millis(wait_ms);
-        Context::new(
+        crate::testing::context_of(
             &host(),
             crate::context::Caller { wait, events: heard.clone(), ..caller("snapshot create") },
         )

@@ -1,5 +1,8 @@
 //! What unit tests give the engine in place of a process: a clock that stands, bytes that repeat, a helper that does nothing.
 
+mod bench;
+mod machines;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +12,12 @@ use jiff::Timestamp;
 
 use crate::context::{Caller, Cancel, Context, Event, Events, OperationId, Unheard};
 use crate::host::{Clock, Helper, Host, Random};
+use crate::patience::Patience;
 use crate::root::VmFolder;
+use crate::vm::local::LocalQemu;
+
+pub(crate) use bench::{Bench, DISK, faults, little_patience, snapshot, vm};
+pub(crate) use machines::{FakeMachines, FakeVm};
 
 /// The epoch, always; time passes only where somebody sleeps. Every random byte is 1.
 #[derive(Default)]
@@ -47,6 +55,7 @@ pub(crate) fn host() -> Host {
         disk: Arc::new(vmrewind_files::RealDisk),
         random: Arc::new(Still::default()),
         helper: Helper::open(Path::new("/bin/true")).unwrap(),
+        patience: Patience::default(),
         steps: None,
     }
 }
@@ -65,7 +74,13 @@ pub(crate) fn folder() -> (tempfile::TempDir, VmFolder) {
 
 /// An operation's context on [`host`], whose events nobody hears.
 pub(crate) fn context() -> Context {
-    Context::new(&host(), caller("test"))
+    context_of(&host(), caller("test"))
+}
+
+/// The context of a caller's operation on a host, on QEMU processes.
+pub(crate) fn context_of(host: &Host, caller: Caller) -> Context {
+    let machines = Arc::new(LocalQemu { patience: host.patience });
+    Context::new(host, machines, caller)
 }
 
 /// Keeps what operations tell.

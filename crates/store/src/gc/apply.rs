@@ -49,6 +49,7 @@ impl Store {
         if self.latched() {
             return Err(StoreError::Latched);
         }
+        // Two collections could each keep the copy that the other removes.
         let _only_one = self.lock_gc()?;
         self.check_current(plan)?;
         let mut report = GcReport::default();
@@ -135,6 +136,8 @@ impl Store {
         progress: &mut OnProgress<'_>,
     ) -> Result<(), StoreError> {
         let index = self.objects.index();
+        // Both after the lock was got, which whoever writes has shared: from here on no image comes, and one that came since
+        // the plan is in the list. What it refers to is in packs that are in the index by now.
         index.reload()?;
         let images = self.images()?;
         let came = images.iter().filter(|image| !plan.seen_images.contains(image));

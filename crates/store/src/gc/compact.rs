@@ -64,6 +64,8 @@ impl<'a> Compaction<'a> {
         }
         self.finish_pack()?;
         if !self.done.new.is_empty() {
+            // Before the index tells of them, and before their old copies are doomed: a name that can still be lost is
+            // nothing to refer to.
             self.latch.sync_names("new packs")?;
             let ids: Vec<PackId> = self.done.new.iter().map(|pack| pack.id).collect();
             self.objects.index().add_packs(&ids)?;

@@ -136,6 +136,7 @@ impl Store {
         index.reload()?;
         // Packs before images: of an image that is there, the packs were listed or are kept.
         let packs = index.packs()?;
+        // Before the images are listed: a writer that ends in between has been seen, or its image is.
         let has_writers = self.has_writers()?;
         let mut marks = Marks::default();
         let mut seen_images = BTreeSet::new();
@@ -175,13 +176,18 @@ impl Store {
             let live_bytes = marks.live_bytes(id);
             states.push(PackState { id: *id, bytes, payload_bytes, live_bytes, has_dead_damage: false });
         }
+        // A damaged copy that is live may be the only one, and a second reading may still succeed: it stays where it is. Only
+        // where no damage of a pack is anybody's does the rest of it move, so that the damage goes.
         let bad = index.bad();
         for state in &mut states {
             let mut of_pack = bad.iter().filter(|(pack, _)| *pack == state.id).peekable();
             state.has_dead_damage =
                 of_pack.peek().is_some() && !of_pack.any(|(pack, number)| marks.is_live(pack, *number));
         }
-        // Where a pack that goes has a second copy of something live, the copy that stays has to be a good one.
+        // Where a pack that goes has a second copy of something live, the copy that stays has to be a good one. To find out,
+        // it is read: only for packs that go, since reading every copy would be a check of the whole store. What turns out to
+        // be damaged makes the copy here live, and a pack with more that is live can stay, and another go instead. So the
+        // verdicts are asked for again, until none falls on a pack that was not looked at; each round looks at one more.
         let mut checked = HashSet::new();
         loop {
             let going: Vec<PackId> = decide::verdicts(&states).map(|(state, _)| state.id).collect();

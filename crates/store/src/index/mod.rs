@@ -13,10 +13,10 @@
 
 mod bad;
 mod build;
-mod merge;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::HashSet;
 use std::io;
@@ -29,14 +29,11 @@ use segment::{Segment, SegmentError};
 
 use crate::entry::{Entry, EntryNo, ObjectKind};
 use crate::error::StoreError;
-use crate::format::Flaw;
 use crate::format::segment::{IndexEntry, Table};
 use crate::hash::{BlockHash, ObjectHash, PackId};
 use crate::pack::{OpenPacks, PackFile};
 use crate::shared::{Shared, is_segment, pack_of};
 
-/// Entries of packs that are put into one new segment, about: 32 MiB of memory.
-const BUILD_ENTRIES: u64 = 2 << 20;
 /// Memory for filters in bytes: enough for 27 million blocks.
 const FILTER_BYTES: u64 = 32 << 20;
 /// Attempts to read a listing that others keep changing.
@@ -217,54 +214,6 @@ impl Index {
         self.was_rebuilt.load(Ordering::Acquire)
     }
 
-    /// Makes all segments anew from the packs, once in the life of this process. Says whether to look again: they were
-    /// made anew since the search began, here or by another thread. A failure can be tried again.
-    pub(crate) fn rebuild(&self, was_rebuilt: bool) -> Result<bool, StoreError> {
-        if was_rebuilt {
-            return Ok(false);
-        }
-        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.was_rebuilt() {
-            return Ok(true);
-        }
-        let (packs, old) = self.list()?;
-        let view = self.cover(View { packs, ..View::default() })?;
-        let is_kept = |name: &String| view.segments.iter().any(|kept| kept.name.as_ref() == Some(name));
-        for name in old.iter().filter(|name| !is_kept(name)) {
-            // What cannot be removed costs look-ups, no more.
-            let _ = self.shared.storage.remove(name);
-        }
-        self.set(view);
-        self.was_rebuilt.store(true, Ordering::Release);
-        Ok(true)
-    }
-
-    /// Drops segments that cannot be used, and writes those anew that mostly speak of packs that are gone.
-    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
-        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, names) = self.list()?;
-        for name in names {
-            // One of a newer version is left to the program that reads it.
-            if let Err(SegmentError::Flaw(Flaw::Damaged(..))) = self.open_segment(&name) {
-                let _ = self.shared.storage.remove(&name);
-            }
-        }
-        let mut view = View::clone(&*self.load()?);
-        let is_gone = |id: &PackId| !view.packs.contains(id);
-        let is_stale = |named: &NamedSegment| {
-            let packs = named.segment.packs();
-            packs.iter().filter(|id| is_gone(id)).count() * 2 > packs.len()
-        };
-        // The stale ones first: those are merged, even if there is one only.
-        view.segments.sort_by_cached_key(|named| !is_stale(named));
-        let stale = view.segments.iter().take_while(|named| is_stale(named)).count();
-        if stale > 0 {
-            self.merge_first(&mut view, stale);
-            self.set(view);
-        }
-        Ok(())
-    }
-
     /// Returns the packs that are there, as last looked, in order.
     pub(crate) fn packs(&self) -> Result<Vec<PackId>, StoreError> {
         let mut packs: Vec<PackId> = self.view()?.packs.iter().copied().collect();
@@ -365,29 +314,6 @@ impl Index {
         self.bad.listed(&names);
         let packs = names.iter().filter_map(|name| pack_of(name)).collect();
         Ok((packs, names.into_iter().filter(|name| is_segment(name)).collect()))
-    }
-
-    /// Makes segments for the packs that none covers.
-    fn cover(&self, mut view: View) -> Result<View, StoreError> {
-        let mut bare: Vec<PackId> = view.packs.difference(&view.covered()).copied().collect();
-        bare.sort_unstable();
-        let mut chunk = Vec::new();
-        let mut entries = 0;
-        for id in bare {
-            let Some(pack) = unless_damaged(PackFile::open(&self.shared, id))?.flatten() else { continue };
-            chunk.push(id);
-            entries += pack.hints();
-            if entries >= BUILD_ENTRIES {
-                view.segments.extend(build::from_packs(&self.shared, &chunk)?);
-                chunk.clear();
-                entries = 0;
-            }
-        }
-        if !chunk.is_empty() {
-            view.segments.extend(build::from_packs(&self.shared, &chunk)?);
-        }
-        self.merge(&mut view);
-        Ok(view)
     }
 }
 

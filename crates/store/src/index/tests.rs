@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Index;
-use super::merge::segments_to_merge;
+use super::upkeep::segments_to_merge;
 use crate::entry::ObjectKind;
 use crate::hash::PackId;
 use crate::shared::pack_name;

@@ -16,7 +16,10 @@ mod agent;
 mod connection;
 mod events;
 mod out_of_band;
+#[cfg(test)]
+mod schedules;
 mod shared;
+mod sync;
 mod transcript;
 
 use std::io::Read;

@@ -1,12 +1,12 @@
 //! What the reader thread and the callers of one client share, behind one lock and one condition variable.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
 use super::connection::Deadline;
 use super::events::EventLog;
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::transcript::Transcript;
 use crate::qmp::error::{QmpError, SessionError};
 use crate::qmp::message::{CommandError, QemuVersion};
@@ -149,5 +149,111 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::sync::{explore, thread};
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId(7);
+
+    /// What a connection shares once it is negotiated.
+    fn ready() -> Arc<Shared> {
+        let shared = Arc::new(Shared::new(ID));
+        let greeting = json!({ "QMP": { "version": { "qemu": { "micro": 2, "minor": 0, "major": 10 }, "package": "" } } });
+        let negotiated = json!({ "return": {}, "id": ID.request(1) });
+        let outgoing =
+            shared.receive(format!("{greeting}\n{negotiated}\n").as_bytes()).expect("it is a greeting");
+        assert_eq!(outgoing.len(), 1);
+        shared
+    }
+
+    fn reply(number: u64) -> Vec<u8> {
+        format!("{}\n", json!({ "return": number, "id": ID.request(number) })).into_bytes()
+    }
+
+    fn wait(shared: &Shared, id: RequestId) -> Result<Value, QmpError> {
+        let reply = shared.wait("it", Deadline::never(), |inner| inner.replies.remove(&id))?;
+        Ok(reply.expect("the reply is no error"))
+    }
+
+    /// Guards callers from waiting for ever, and from each other: all have their own reply, whoever comes first and whatever
+    /// comes with it, and where the connection ends all that are left are told.
+    #[test]
+    fn every_caller_has_its_reply_or_the_end() {
+        explore(|| {
+            let shared = ready();
+            let callers: Vec<_> = (0..3)
+                .map(|_| {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || {
+                        let (id, line) = shared.request("stop", &Value::Null).ok()?;
+                        let asked: Value = serde_json::from_slice(&line).expect("it is JSON");
+                        Some((asked["id"].clone(), wait(&shared, id).ok()))
+                    })
+                })
+                .collect();
+            // Those of nobody are passed over, and those that are asked for later are never answered.
+            let reader = thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || {
+                    let replies = [reply(3), reply(2)].concat();
+                    shared.receive(&replies).expect("replies are no error");
+                    shared.fail(SessionError::Closed);
+                }
+            });
+            reader.join().expect("no panic");
+            for caller in callers {
+                if let Some((id, Some(found))) = caller.join().expect("no panic") {
+                    let number = found.as_u64().expect("a number");
+                    assert_eq!(id, json!(ID.request(number)), "another one's reply");
+                }
+            }
+        });
+    }
+
+    /// Guards the callers of a connection that lives on: what comes at once for two of them wakes both.
+    #[test]
+    fn replies_that_come_together_wake_all_their_callers() {
+        explore(|| {
+            let shared = ready();
+            let ids = [0, 1].map(|_| shared.request("stop", &Value::Null).expect("it is negotiated").0);
+            let callers = ids.map(|id| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || wait(&shared, id).expect("it is answered"))
+            });
+            shared.receive(&[reply(3), reply(2)].concat()).expect("replies are no error");
+            let found = callers.map(|caller| caller.join().expect("no panic"));
+            assert_eq!(found, [json!(2), json!(3)]);
+        });
+    }
+
+    /// Guards a connection from filling up: a reply that comes while its caller gives up is kept for nobody.
+    #[test]
+    fn what_is_given_up_leaves_nothing() {
+        explore(|| {
+            let shared = ready();
+            let (id, _) = shared.request("stop", &Value::Null).expect("it is negotiated");
+            let reader = thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.receive(&reply(2)).map(drop).expect("a late reply is no error")
+            });
+            let over = Deadline::after(Duration::ZERO);
+            if shared.wait("it", over, |inner| inner.replies.remove(&id)).is_err() {
+                shared.give_up(id);
+            }
+            reader.join().expect("no panic");
+            assert!(shared.lock().replies.is_empty());
+            let (next, _) = shared.request("cont", &Value::Null).expect("it goes on");
+            shared.receive(&reply(3)).expect("so do replies");
+            assert_eq!(wait(&shared, next).expect("it came"), 3);
+        });
     }
 }

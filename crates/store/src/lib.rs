@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Guarantees: an image is listed only when it is whole and durable; the first write of a writer that fails is its last,
-//! and closes the store too, unless only room was wanting. The bytes are described in `docs/format.md`.
+//! and closes the store too, unless only room was wanting. The bytes are described in `docs/store-format.md`.
 
 mod block;
 mod check;

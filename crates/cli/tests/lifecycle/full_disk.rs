@@ -15,14 +15,14 @@ use crate::lazy::signal_servers;
 use crate::{assert_says, is_root};
 
 /// A small file system in memory, for as long as this lives.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     path: PathBuf,
     _folder: TempDir,
 }
 
 impl SmallDisk {
     /// One of 1000 MiB, with a rig whose root is on it; nothing where only root can set that up.
-    fn with_rig() -> Option<(Self, Rig)> {
+    pub(crate) fn with_rig() -> Option<(Self, Rig)> {
         if !is_root("a small file system") {
             return None;
         }
@@ -42,7 +42,7 @@ impl SmallDisk {
     }
 
     /// Takes all space but this; gives the file that is to be removed to free it.
-    fn fill(&self, leave_bytes: u64) -> PathBuf {
+    pub(crate) fn fill(&self, leave_bytes: u64) -> PathBuf {
         let path = self.path.join("ballast");
         let file = File::create(&path).unwrap();
         let mut taken = 0;

@@ -14,6 +14,7 @@ mod generations;
 mod grades;
 mod guard;
 mod guard_unkind;
+mod in_process;
 mod layers;
 mod lazy;
 mod links;

@@ -1,7 +1,7 @@
 //! Brings a snapshot back: new layers on its frozen ones, a new QEMU with the captured hardware, its memory fed in.
 //!
 //! ```text
-//!  everything that can be checked is checked while the old state still runs
+//!  snapshot, chain, bases and memory image are looked at while the old state still runs; whether QEMU starts shows later
 //!  journal Prepare(undo)  new layers made -> old QEMU ended -> new QEMU started, state loaded, guest waits
 //!  journal Commit(redo)   <- the commit point
 //!  undo point and vm.json written; guest runs; journal gone

@@ -1,6 +1,6 @@
 //! The file of an image: its spaces with the roots of their trees, and its attachments with the objects they are in.
 //!
-//! The bytes are drawn in `docs/format.md`. The whole file is covered by one hash, and is read and written at once.
+//! The bytes are drawn in `docs/store-format.md`. The whole file is covered by one hash, and is read and written at once.
 #![deny(clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -302,7 +302,7 @@ mod tests {
         bytes
     }
 
-    // The layout is a promise to later versions: the offsets of docs/format.md, spelled out.
+    // The layout is a promise to later versions: the offsets of docs/store-format.md, spelled out.
     #[test]
     fn fields_lie_where_the_document_says() {
         let bytes = sample().encode();

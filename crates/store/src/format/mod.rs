@@ -1,4 +1,4 @@
-//! The bytes of the store's files: see `docs/format.md` for the diagrams.
+//! The bytes of the store's files: see `docs/store-format.md` for the diagrams.
 //!
 //! Everything here works on byte slices; reading and writing files is the business of `reader` and `writer`. Decoders
 //! bound every length before they allocate, name the field that is wrong, and never panic, whatever the bytes.

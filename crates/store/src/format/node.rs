@@ -1,7 +1,7 @@
 //! Nodes of image trees: which group holds which block.
 //!
 //! A leaf covers 1024 blocks; a node of height h covers 2^(10 + 8h). What no run, or no child, covers is zero. The bytes
-//! are drawn in `docs/format.md`. Encoding is canonical: one content has one form, and so one hash.
+//! are drawn in `docs/store-format.md`. Encoding is canonical: one content has one form, and so one hash.
 #![deny(clippy::indexing_slicing)]
 
 use super::Flaw;

@@ -1,4 +1,4 @@
-//! The bytes of a pack: header, directory, footer. See `docs/format.md` for the diagrams.
+//! The bytes of a pack: header, directory, footer. See `docs/store-format.md` for the diagrams.
 //!
 //! Entries and hashes of blocks have a fixed size, so that one of them can be read without the rest. The directory as
 //! a whole is what the pack is named by.

@@ -1,4 +1,4 @@
-//! The bytes of an index segment: sorted entries, then what finds them. See `docs/format.md` for the diagrams.
+//! The bytes of an index segment: sorted entries, then what finds them. See `docs/store-format.md` for the diagrams.
 //!
 //! Entries are in two tables, of objects and of blocks, each sorted by the first 64 bits of the hash. A fanout says for
 //! each bucket of prefixes where its entries begin, so that a look-up reads one bucket. A filter spares writers most

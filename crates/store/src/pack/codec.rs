@@ -5,7 +5,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::entry::Encoding;
 
-/// zstd's level for what nobody waits for; see `docs/format.md`.
+/// zstd's level for what nobody waits for; see `docs/store-format.md`.
 const LEVEL: i32 = 1;
 /// Compression has to save at least one part in this many, or the bytes are stored as they are and need no expansion.
 const LEAST_SAVING: usize = 32;

@@ -5,7 +5,7 @@
 //!   PackFile   ◀──entry, block hashes, payload: one small read each──                                 PACKID.pack
 //! ```
 //!
-//! A pack never changes once it has its final name. The bytes are drawn in `docs/format.md`.
+//! A pack never changes once it has its final name. The bytes are drawn in `docs/store-format.md`.
 
 mod codec;
 mod file;

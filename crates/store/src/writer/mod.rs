@@ -72,7 +72,7 @@ static ZERO: [u8; BlockSize::Block64K.bytes()] = [0; BlockSize::Block64K.bytes()
 ///
 /// Nothing is in the store before [`ImageWriter::finish`] returns; a writer that is dropped leaves nothing, but for packs of
 /// an image of many GiB, which `gc` removes. Memory: the queue's bound, 9 to 13 bytes for each page of a region that has
-/// data, and some 240 MiB at most for what is being looked up, compressed and written; `docs/format.md` has the list.
+/// data, and some 240 MiB at most for what is being looked up, compressed and written; `docs/store-format.md` has the list.
 pub struct ImageWriter {
     id: ImageId,
     parent: Option<ImageId>,

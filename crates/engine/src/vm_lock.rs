@@ -38,9 +38,7 @@ impl VmLock {
         if is_free && let Some(lock) = Self::try_take(&path)? {
             return Ok(lock.held_by(ctx));
         }
-        let unique = ctx.host.random_hex::<8>();
-        let ticket = Ticket::take(&queue, &format!("{}-{unique}", std::process::id()));
-        let ticket = ticket.map_err(|error| cannot_lock(&path, error))?;
+        let ticket = Ticket::take(&queue).map_err(|error| cannot_lock(&path, error))?;
         let clock = &ctx.host.clock;
         let begun = clock.monotonic();
         let mut is_told = false;

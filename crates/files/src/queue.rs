@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::PRIVATE_DIR;
 use crate::flock::{Flock, Kind, Wait};
@@ -26,21 +27,23 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Takes the last place of the queue in `folder`, which is made where it is missing. `unique` tells this caller from all
-    /// others that take a ticket now.
+    /// Takes the last place of the queue in `folder`, which is made where it is missing.
     ///
     /// # Errors
     /// What the system says.
-    pub fn take(folder: &Path, unique: &str) -> io::Result<Self> {
-        let draft = folder.join(format!(".{unique}"));
+    pub fn take(folder: &Path) -> io::Result<Self> {
+        static DRAFTS: AtomicU64 = AtomicU64::new(0);
         loop {
+            let unique = DRAFTS.fetch_add(1, Ordering::Relaxed);
+            let draft = folder.join(format!(".{}-{unique}", std::process::id()));
             match fs::DirBuilder::new().mode(PRIVATE_DIR).create(folder) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
             let lock = match Flock::take(&draft, Kind::Exclusive, Wait::No) {
                 Ok(Some(lock)) => lock,
-                Ok(None) => return Err(io::Error::new(ErrorKind::AlreadyExists, "two tickets of one name")),
+                // A process of the same number in another pid namespace.
+                Ok(None) => continue,
                 // The last one who left took the folder along.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
@@ -153,7 +156,7 @@ mod tests {
     fn who_came_first_is_first() {
         let (_dir, folder) = folder();
         assert!(!is_waited_in(&folder).unwrap());
-        let [one, two, three] = ["a", "b", "c"].map(|unique| Ticket::take(&folder, unique).unwrap());
+        let [one, two, three] = [(); 3].map(|()| Ticket::take(&folder).unwrap());
         assert_eq!([&one, &two, &three].map(|ticket| ticket.is_first().unwrap()), [true, false, false]);
         // One who gives up in the middle.
         drop(two);
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn a_dead_one_s_place_is_nobody_s() {
         let (_dir, folder) = folder();
-        let mine = Ticket::take(&folder, "a").unwrap();
+        let mine = Ticket::take(&folder).unwrap();
         let dead = folder.join("0");
         fs::write(&dead, "").unwrap();
         assert!(mine.is_first().unwrap() && !dead.exists());
@@ -184,8 +187,8 @@ mod tests {
             for at in 0..8 {
                 let (folder, lock, served) = (&folder, &lock, &served);
                 scope.spawn(move || {
-                    for round in 0..10 {
-                        let ticket = Ticket::take(folder, &format!("{at}-{round}")).unwrap();
+                    for _ in 0..10 {
+                        let ticket = Ticket::take(folder).unwrap();
                         let held = loop {
                             if ticket.is_first().unwrap()
                                 && let Some(held) = Flock::take(lock, Kind::Exclusive, Wait::No).unwrap()

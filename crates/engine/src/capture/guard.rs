@@ -26,6 +26,7 @@ use crate::patience::Patience;
 use crate::record::journal::{Journal, Phase};
 use crate::root::VmFolder;
 use crate::vm::machine::Use;
+use crate::vm::reap::reap;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::session::own_session;
 
@@ -62,7 +63,7 @@ impl Watch {
 
 /// A guard that watches over this process.
 pub(crate) struct Guard {
-    child: Child,
+    child: Option<Child>,
     pipe: Option<ChildStdin>,
 }
 
@@ -81,12 +82,12 @@ impl Guard {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = own_session(&mut command).spawn().context(cannot_start)?;
         let pipe = child.stdin.take();
-        Ok(Self { child, pipe })
+        Ok(Self { child: Some(child), pipe })
     }
 
     /// Waits until it is ready to be armed.
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
-        let Some(stdout) = self.child.stdout.take() else { return Ok(()) };
+        let Some(stdout) = self.child.as_mut().and_then(|child| child.stdout.take()) else { return Ok(()) };
         let mut line = String::new();
         let _ = BufReader::new(stdout).read_line(&mut line);
         if line.trim() == "ready" { Ok(()) } else { Err(Error::failed(cannot_start())) }
@@ -101,12 +102,24 @@ impl Guard {
     pub(crate) fn disarm(mut self) {
         let _ = self.tell(DISARM);
         drop(self.pipe.take());
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
     }
 
     fn tell(&mut self, word: u8) -> Result<()> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         pipe.write_all(&[word]).context(|| "the guard process is gone".into())
+    }
+}
+
+impl Drop for Guard {
+    /// Leaves the guest to the guard, if it is armed: its pipe closes, and it does its duty by itself.
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        if let Some(child) = self.child.take() {
+            reap(child);
+        }
     }
 }
 
@@ -220,5 +233,19 @@ mod tests {
         let patience = Patience::default();
         let monitor = Monitor::connect(&fake.socket(), patience.answer, patience);
         assert!(rescue(&monitor.unwrap(), false).is_err());
+    }
+
+    /// Guards a process that lives on: each failed attempt would leave it with a zombie, until it can start no more children.
+    #[test]
+    fn a_guard_that_is_left_to_itself_leaves_no_zombie() {
+        let (_dir, folder) = crate::testing::folder();
+        let guard = Guard::begin(&crate::testing::context(), &folder).unwrap();
+        let pid = guard.child.as_ref().unwrap().id();
+        drop(guard);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(Instant::now() < deadline, "process {pid} is a zombie");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }

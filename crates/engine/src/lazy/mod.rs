@@ -41,6 +41,7 @@ use crate::record::journal::ProcessMark;
 use crate::record::snapshot::Manifest;
 use crate::root::VmFolder;
 use crate::vm::process::Process;
+use crate::vm::reap::reap;
 use crate::vm::session::own_session;
 
 /// How long the servers of a QEMU that is gone may take to end by themselves.
@@ -107,10 +108,10 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// The server goes on; a thread takes its exit status, so that no zombie is left while this process lives.
+    /// The server goes on.
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        if let Some(child) = self.child.take() {
+            reap(child);
         }
     }
 }
@@ -152,8 +153,8 @@ impl Charge {
         if qemu_of(&record, folder)?.is_none() {
             return record.remove_this(folder).map(|()| false);
         }
-        let (mut child, _) = self.start(Role::Revive)?;
-        let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        let (child, _) = self.start(Role::Revive)?;
+        reap(child);
         let deadline = Instant::now() + BEGIN_PATIENCE;
         while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
             if Instant::now() >= deadline {
@@ -302,6 +303,18 @@ mod tests {
         assert!(LazyRecord::load(&folder).is_some());
         new.remove_this(&folder).unwrap();
         assert!(LazyRecord::load(&folder).is_none());
+    }
+
+    /// Guards everybody else's processes: after a reboot, or in another pid namespace, a record of a restore can name any of
+    /// them, and a command that only lists would have it killed.
+    #[test]
+    fn a_process_that_is_not_the_vm_s_qemu_is_none_of_ours() {
+        let (_dir, folder) = folder();
+        let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let record = LazyRecord { qemu: ProcessMark::of(stranger.id()), ..record(None) };
+        assert!(record.qemu.is_some() && qemu_of(&record, &folder).unwrap().is_none());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
     }
 
     /// Guards a guest that waits for its memory: who only looks whether somebody serves does not keep anybody from it.

@@ -74,14 +74,25 @@ pub(super) fn serve(
         memory,
         began: Instant::now(),
     };
-    let lane = |lane| connection.lane(lane, watcher);
+    let lane = |lane| {
+        let _end = EndOnPanic(&connection);
+        connection.lane(lane, watcher);
+    };
+    let receive = |socket| {
+        let _end = EndOnPanic(&connection);
+        connection.receive(socket);
+    };
+    let index = || {
+        let _end = EndOnPanic(&connection);
+        connection.index();
+    };
     std::thread::scope(|scope| {
         let named = |name: &str| std::thread::Builder::new().name(name.into());
         let started = named("receive")
-            .spawn_scoped(scope, || connection.receive(receiving))
+            .spawn_scoped(scope, || receive(receiving))
             .and_then(|_| named("faults").spawn_scoped(scope, || lane(Lane::Faults)))
             .and_then(|_| named("push").spawn_scoped(scope, || lane(Lane::Push)))
-            .and_then(|_| named("index").spawn_scoped(scope, || connection.index()));
+            .and_then(|_| named("index").spawn_scoped(scope, index));
         if let Err(error) = started {
             // No page is unreadable for it: another connection is tried.
             connection.end(Ok(End::Lost(format!("cannot start a thread: {error}"))));
@@ -105,6 +116,18 @@ struct Connection<'a> {
     socket: Mutex<UnixStream>,
     memory: &'a Ahead<'a>,
     began: Instant,
+}
+
+/// Ends the connection where its thread panics. The guest waits for a page then that nobody would send, and nobody would
+/// notice: the other threads go on. With the end the process ends, and its supervisor starts another one.
+struct EndOnPanic<'c, 'a>(&'c Connection<'a>);
+
+impl Drop for EndOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Ok(End::Lost("a thread of the page server panicked".into())));
+        }
+    }
 }
 
 struct State<'a> {
@@ -283,7 +306,7 @@ mod tests {
 
     use vmrewind_qemu::postcopy::{Options, PageAddress};
     use vmrewind_qemu::stream::{Captured, DeviceState, RamBlock};
-    use vmrewind_store::{BlockSize, DirStorage, ImageId, Store, WriteOptions};
+    use vmrewind_store::{BlockSize, DirStorage, ImageId, ImageReader, Store, WriteOptions};
 
     use super::*;
 
@@ -309,18 +332,47 @@ mod tests {
         }
     }
 
-    /// Guards the begin of a restore: pages that are there before anybody asks, by another thread, do not go out before the
-    /// opening. QEMU ends at a stream that begins with a page.
-    #[test]
-    fn nothing_goes_out_before_the_opening() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(Arc::new(DirStorage::new(folder.path()).unwrap())).unwrap();
+    fn image(folder: &std::path::Path) -> ImageReader {
+        let store = Store::open(Arc::new(DirStorage::new(folder).unwrap())).unwrap();
         let id = ImageId::new("0123456789abcdef").unwrap();
         let mut writer = store.create_image(id.clone(), WriteOptions::default()).unwrap();
         let ram = writer.add_space("pc.ram", PAGES << 12, BlockSize::Page4K).unwrap();
         writer.put_page(ram, 3, &[0xee; PAGE_SIZE]).unwrap();
         writer.finish().unwrap();
-        let image = store.open_image(&id).unwrap();
+        store.open_image(&id).unwrap()
+    }
+
+    /// Panics once the stream is opened: a bug in the middle of a restore.
+    struct Broken;
+
+    impl Watcher for Broken {
+        fn progress(&self, _: Progress) {}
+        fn opened(&self) {
+            panic!("a bug");
+        }
+    }
+
+    /// Guards a guest against a bug: a thread that dies must not leave it waiting for a page for ever, by servers that live.
+    #[test]
+    fn a_thread_that_panics_ends_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let captured = machine();
+        let memory = Ahead::of(&image, Vec::new());
+        let source = Source::fresh(&captured, 1, FirstPages::default(), Options::default()).unwrap();
+        // QEMU stays, and says nothing.
+        let (served, _qemu) = UnixStream::pair().unwrap();
+        let ended =
+            std::thread::scope(|scope| scope.spawn(|| serve(source, &memory, served, &Broken)).join());
+        assert!(ended.is_err(), "the panic is told on");
+    }
+
+    /// Guards the begin of a restore: pages that are there before anybody asks, by another thread, do not go out before the
+    /// opening. QEMU ends at a stream that begins with a page.
+    #[test]
+    fn nothing_goes_out_before_the_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
         let captured = machine();
         let early = vec![PageAddress { block: 0, page: 3 }];
         let memory = Ahead::of(&image, early.clone());

@@ -116,6 +116,8 @@ struct Supervisor {
 impl Supervisor {
     fn run(&self, role: Role) -> Result<()> {
         let Some(mut lock) = ServerLock::try_take(&self.folder)? else { return Ok(()) };
+        // What a former one wrote names processes that can be anybody's now, and who ends servers kills whom it names.
+        lock.name(&Servers::default())?;
         let log = Log::open(&self.folder, "supervisor");
         let mut early_deaths = 0;
         loop {
@@ -184,9 +186,12 @@ impl Supervisor {
 }
 
 /// The QEMU that a record is about, if it lives.
+///
+/// It is the VM's QEMU, or none: a pid and its start time alone can be another process's after a reboot of the host, or in
+/// another pid namespace, and what is served badly is killed.
 pub(super) fn qemu_of(record: &LazyRecord, folder: &VmFolder) -> Result<Option<Process>> {
     let Some(mark) = record.qemu else { return Ok(None) };
-    Ok(Process::open(mark.pid, folder.run())?.filter(|process| process.mark == mark))
+    Ok(Process::find(folder)?.filter(|process| process.mark == mark))
 }
 
 fn lives(record: &LazyRecord, folder: &VmFolder) -> Result<bool> {

@@ -26,6 +26,7 @@ use super::log::Log;
 use super::record::{Failure, LazyProgress, LazyRecord};
 use super::recovery::{Answer, recover};
 use super::serve::{End, Served, Watcher, serve};
+use super::supervisor::qemu_of;
 use crate::error::{Error, Result};
 use crate::host::Steps;
 use crate::images::{image_id, open_store, store_error};
@@ -273,8 +274,7 @@ impl Worker {
     }
 
     fn qemu(&self) -> Result<Option<Process>> {
-        let Some(mark) = self.record.qemu else { return Ok(None) };
-        Ok(Process::open(mark.pid, self.run.clone())?.filter(|process| process.mark == mark))
+        qemu_of(&self.record, &self.folder)
     }
 
     /// Adds what was asked for to the working set. Not worth an error: the next restore tries again.

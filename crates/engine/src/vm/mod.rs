@@ -5,6 +5,7 @@ pub(crate) mod machine;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod reap;
 pub(crate) mod run_folder;
 pub(crate) mod session;
 pub(crate) mod spawn;

@@ -23,6 +23,7 @@ use crate::vm::local::LocalQemu;
 use crate::vm::machine::Machine;
 use crate::vm::ports::{Ports, ports_in_use};
 use crate::vm::process::{Alive, Process};
+use crate::vm::reap::reap;
 use crate::vm::run_folder::{self, QEMU_LOG, RECOVERY_PIPES, socket};
 use crate::vm::session::{inherit, own_session};
 
@@ -128,10 +129,10 @@ impl Started {
 }
 
 impl Drop for Started {
-    /// The process goes on; a thread takes its exit status, so that no zombie is left while this process lives.
+    /// The process goes on.
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        if let Some(child) = self.child.take() {
+            reap(child);
         }
     }
 }

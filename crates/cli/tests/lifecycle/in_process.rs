@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use vmrewind_engine::{
-    Caller, Cancel, Clock, Engine, ErrorKind, Event, Events, Helper, Host, OperationId, Random, RealDisk,
-    SnapshotCreate,
+    Caller, Cancel, Clock, Engine, ErrorKind, Event, Events, Helper, Host, OperationId, Patience, Random,
+    RealDisk, SnapshotCreate,
 };
 use vmrewind_testkit::guest::{DiskKind, Mix};
 use vmrewind_testkit::rig::Action::{Damage, Restore, Unplug};
@@ -73,7 +73,11 @@ fn at<F: Fn() + Send + Sync>(step: &'static str, act: F) -> Arc<At<F>> {
 fn engine(rig: &Rig) -> Engine {
     let helper = Helper::open(Path::new(env!("CARGO_BIN_EXE_vmrewind"))).unwrap();
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(Real), Arc::new(Real));
-    Engine::open(rig.root(), Host { clock, random, disk: Arc::new(RealDisk), helper, steps: None }).unwrap()
+    Engine::open(
+        rig.root(),
+        Host { clock, random, disk: Arc::new(RealDisk), helper, steps: None, patience: Patience::default() },
+    )
+    .unwrap()
 }
 
 fn caller(events: Arc<dyn Events>, cancel: &Cancel) -> Caller {

@@ -135,7 +135,9 @@ impl Bench {
 
     /// Begins an operation.
     pub(crate) fn operation(&self) -> Operation {
-        self.engine.operation(Caller { events: Arc::clone(&self.heard) as _, ..caller("test") })
+        // A child that another test has just forked holds every lock of this process until its `exec`.
+        let wait = Duration::from_secs(600);
+        self.engine.operation(Caller { wait, events: Arc::clone(&self.heard) as _, ..caller("test") })
     }
 
     /// The VM's folder.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed helper fails its test")]
 
+mod asked;
 mod bad_images;
 mod bad_input;
 mod clones;

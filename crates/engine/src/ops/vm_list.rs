@@ -1,6 +1,7 @@
 //! Shows VMs, from their records and their real processes.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use vmrewind_qemu::cmdline::CommandLine;
 
@@ -10,6 +11,7 @@ use crate::ids::VmName;
 use crate::layers::below::below;
 use crate::lazy::{self, LazyProgress};
 use crate::ops::vm_state::{self, VmState};
+use crate::parallel;
 use crate::record::snapshot::Origin;
 use crate::record::vm::DiskRecord;
 use crate::root::VmFolder;
@@ -21,19 +23,22 @@ use crate::vm::run_folder::{self, socket};
 use crate::vm::spawn;
 
 impl Operation {
-    /// All VMs, by name.
+    /// All VMs, by name. Several are asked at once, so that QEMUs that hang are waited for together.
     ///
     /// # Errors
     /// `Failed` where the root can't be read. One VM that can't be does not hide the others.
     pub fn vm_list(&self) -> Result<Listing<VmView>> {
+        let names = self.root.vm_names()?;
+        let since = Instant::now();
+        let shown = parallel::each(&names, |name| self.show(name, since));
         let mut listing = Listing::default();
-        for name in self.root.vm_names()? {
-            match self.vm_show(&name) {
+        for (name, shown) in names.iter().zip(shown) {
+            match shown {
                 Ok(view) => listing.items.push(view),
                 // It was deleted while we looked.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
-                    listing.items.push(self.unreadable(&name, &error));
+                    listing.items.push(self.unreadable(name, &error));
                     listing.unreadable.push(error);
                 }
             }
@@ -46,8 +51,14 @@ impl Operation {
     /// # Errors
     /// `NotFound`, `Damaged`.
     pub fn vm_show(&self, name: &VmName) -> Result<VmView> {
+        self.show(name, Instant::now())
+    }
+}
+
+impl Operation {
+    fn show(&self, name: &VmName, since: Instant) -> Result<VmView> {
         let seen = self.look(name)?;
-        let state = vm_state::ask(self.ctx.machines(), &seen.folder)?;
+        let state = vm_state::ask_since(self.ctx.machines(), &seen.folder, since)?;
         let run = run_folder::existing(&seen.folder).unwrap_or_else(|| seen.folder.run());
         let line = CommandLine::parse(&seen.record.hardware.command_line).ok();
         Ok(VmView {
@@ -78,9 +89,7 @@ impl Operation {
             run,
         })
     }
-}
 
-impl Operation {
     /// What can be said of a VM whose record can't be read.
     fn unreadable(&self, name: &VmName, error: &Error) -> VmView {
         let folder = self.root.vm(name);

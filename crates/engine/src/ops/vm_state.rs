@@ -1,5 +1,7 @@
 //! The state of a VM as its process and QMP tell it.
 
+use std::time::Instant;
+
 use vmrewind_qemu::qmp::commands::RunState;
 
 use crate::error::Result;
@@ -20,10 +22,18 @@ pub(crate) struct VmState {
 
 /// Asks the VM's QEMU, if there is one.
 pub(crate) fn ask(machines: &dyn Machines, folder: &VmFolder) -> Result<VmState> {
+    ask_since(machines, folder, Instant::now())
+}
+
+/// The same for one of several VMs that are asked since `since`: their QEMUs may take as long together as one of them alone.
+pub(crate) fn ask_since(machines: &dyn Machines, folder: &VmFolder, since: Instant) -> Result<VmState> {
     let stopped = || VmState { word: "stopped".into(), guest: "stopped".into(), pid: None };
     let Some(machine) = machines.find(folder)? else { return Ok(stopped()) };
     let pid = Some(machine.mark().pid);
-    let answer = machine.channel_briefly(Use::Status).and_then(|monitor| monitor.status());
+    let brief = machine.patience().brief;
+    // Never nothing: those that are asked last must not be called silent for the silence of others.
+    let left = brief.saturating_sub(since.elapsed()).max(brief / 5);
+    let answer = machine.channel_within(Use::Status, left).and_then(|monitor| monitor.status());
     let guest = match answer {
         Ok(state) => state_word(&state).to_owned(),
         // One that was killed needs a while to be gone.

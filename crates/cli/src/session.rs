@@ -30,6 +30,8 @@ pub(crate) struct Session {
     /// How long to wait for a VM that another command holds.
     wait: Duration,
     root: Option<PathBuf>,
+    /// Whether the root was named in the command itself, and not by the variable, which names it for all commands.
+    root_named: bool,
 }
 
 impl Session {
@@ -42,18 +44,41 @@ impl Session {
         let cancel = Cancel::default();
         signals::watch(&cancel)?;
         // Read here and not by clap, for which a variable would count as an argument that was given.
+        let root_named = global.root.is_some();
         let root = global.root.or_else(|| std::env::var_os("VMREWIND_ROOT").map(PathBuf::from));
         let output = Output::new(global.json, global.verbose > 0);
         let wait = global.wait.unwrap_or_default();
-        Ok(Self { output, cancel, yes: global.yes, what, wait, root })
+        Ok(Self { output, cancel, yes: global.yes, what, wait, root, root_named })
     }
 
     /// Begins an operation on the root.
     ///
     /// # Errors
-    /// What keeps the root from being opened.
+    /// `NotFound` where there is none; what keeps it from being opened.
     pub(crate) fn operation(&self) -> Result<Operation> {
         self.begin(&self.cancel, self.wait)
+    }
+
+    /// The same for a command that puts something into the root, which is made where there is none.
+    ///
+    /// # Errors
+    /// What keeps the root from being opened or made.
+    pub(crate) fn operation_on_new_root(&self) -> Result<Operation> {
+        Ok(self.begin_on(&Engine::open(&self.root()?, host()?)?, &self.cancel, self.wait))
+    }
+
+    /// The same for a command that looks at all there is. `None` where the root was not made yet: nothing is there then,
+    /// and that is no failure, unless the command names a root of its own, which is a slip.
+    ///
+    /// # Errors
+    /// `NotFound` where the command's own root is not there; what keeps the root from being opened.
+    pub(crate) fn look(&self) -> Result<Option<Operation>> {
+        let root = self.root()?;
+        match Engine::open_existing(&root, host()?)? {
+            Some(engine) => Ok(Some(self.begin_on(&engine, &self.cancel, self.wait))),
+            None if self.root_named => Err(no_root(&root)),
+            None => Ok(None),
+        }
     }
 
     /// The same for work that must be ended whatever the user presses: the way back after a failure.
@@ -65,7 +90,14 @@ impl Session {
     }
 
     fn begin(&self, cancel: &Cancel, wait: Duration) -> Result<Operation> {
-        let engine = Engine::open(&self.root()?, host()?)?;
+        let root = self.root()?;
+        match Engine::open_existing(&root, host()?)? {
+            Some(engine) => Ok(self.begin_on(&engine, cancel, wait)),
+            None => Err(no_root(&root)),
+        }
+    }
+
+    fn begin_on(&self, engine: &Engine, cancel: &Cancel, wait: Duration) -> Operation {
         let operation = engine.operation(Caller {
             what: self.what.clone(),
             wait,
@@ -73,7 +105,7 @@ impl Session {
             cancel: cancel.clone(),
         });
         self.output.follow(operation.time_line());
-        Ok(operation)
+        operation
     }
 
     /// The root folder: the option or variable, else the user's own.
@@ -91,6 +123,12 @@ impl Session {
             None => user_root(),
         }
     }
+}
+
+fn no_root(root: &Path) -> Error {
+    Error::not_found(format!("there is no root '{}', so there is no VM", root.display())).hint(
+        "is it the one you mean (--root or VMREWIND_ROOT)? `vmrewind vm create` makes it with its first VM",
+    )
 }
 
 fn host() -> Result<Host> {

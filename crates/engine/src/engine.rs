@@ -104,9 +104,22 @@ impl Engine {
         Self::open_on(path, host, machines)
     }
 
+    /// Opens the root at `path`. `None` where there is none: for whoever has nothing to put into it, nothing is made.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_existing(path: &Path, host: Host) -> Result<Option<Self>> {
+        let machines = Arc::new(LocalQemu { patience: host.patience });
+        let root = Root::open_existing(path, Files::on(Arc::clone(&host.disk)))?;
+        root.map(|root| Self::on(root, host, machines)).transpose()
+    }
+
     /// Opens the root at `path` on VMs of another kind than QEMU processes of this host. Errors as of [`Engine::open`].
     pub(crate) fn open_on(path: &Path, host: Host, machines: Arc<dyn Machines>) -> Result<Self> {
-        let root = Root::open(path, Files::on(Arc::clone(&host.disk)))?;
+        Self::on(Root::open(path, Files::on(Arc::clone(&host.disk)))?, host, machines)
+    }
+
+    fn on(root: Root, host: Host, machines: Arc<dyn Machines>) -> Result<Self> {
         let store = Arc::new(open_store(&root)?);
         let engine = Self { root, store, host, machines };
         engine.sweep_gone_vms();

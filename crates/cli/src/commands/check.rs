@@ -31,7 +31,10 @@ pub(crate) struct CheckArguments {
 /// # Errors
 /// `Damaged` where damage was found, after the report; else as the engine's `check`.
 pub(crate) fn run(session: &Session, arguments: &CheckArguments) -> Result<(), CommandError> {
-    let view = session.operation()?.check(arguments.read_data)?;
+    let view = match session.look()? {
+        None => CheckView { ok: true, read_data: arguments.read_data, ..CheckView::default() },
+        Some(operation) => operation.check(arguments.read_data)?,
+    };
     let printed = session.output.result(&view, || describe(&view));
     if view.ok {
         return Ok(printed?);

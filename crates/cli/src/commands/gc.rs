@@ -30,8 +30,11 @@ pub(crate) struct GcArguments {
 /// # Errors
 /// As the engine's `gc`.
 pub(crate) fn run(session: &Session, arguments: &GcArguments) -> Result<(), CommandError> {
-    let operation = session.operation()?;
-    let view = if arguments.dry_run { operation.gc_plan()? } else { operation.gc()? };
+    let view = match session.look()? {
+        None => GcView { dry_run: arguments.dry_run, ..GcView::default() },
+        Some(operation) if arguments.dry_run => operation.gc_plan()?,
+        Some(operation) => operation.gc()?,
+    };
     session.output.result(&view, || describe(&view))?;
     Ok(())
 }

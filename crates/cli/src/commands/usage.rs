@@ -33,7 +33,8 @@ const COLUMNS: [Column; 5] =
 /// As the engine's `usage`.
 pub(crate) fn run(session: &Session, arguments: &UsageArguments) -> Result<(), CommandError> {
     let vms: Vec<VmName> = arguments.vms.iter().map(|vm| vm.parse()).collect::<Result<_, Error>>()?;
-    let view = session.operation()?.usage(&vms)?;
+    let operation = if vms.is_empty() { session.look()? } else { Some(session.operation()?) };
+    let view = operation.map(|operation| operation.usage(&vms)).transpose()?.unwrap_or_default();
     session.output.result(&view, || describe(&view, session.output.colours()))?;
     Ok(())
 }

@@ -117,6 +117,45 @@ fn a_root_of_a_newer_format() {
     assert!(doctor.stdout.contains("format version 99"), "{doctor:?}");
 }
 
+/// A slip in a path must not be answered with an empty root of that name; only a VM that is put there makes one.
+#[test]
+fn a_root_that_is_not_there() {
+    let sandbox = Sandbox::new();
+    let typo = sandbox.path("typo");
+    for arguments in [
+        &["vm", "list"][..],
+        &["snapshot", "list"],
+        &["usage"],
+        &["gc"],
+        &["check"],
+        &["vm", "show", "web"],
+        &["vm", "start", "web"],
+        &["vm", "delete", "web", "-y"],
+        &["vm", "clone", "web@one", "new"],
+        &["snapshot", "list", "web"],
+        &["snapshot", "create", "web"],
+        &["snapshot", "restore", "web@one"],
+        &["guard", "web", "--", "true"],
+    ] {
+        let run = sandbox.run(&[&["--root", &typo], arguments].concat());
+        run.fails(4, &[&format!("there is no root '{typo}'"), "hint: is it the one you mean"]);
+    }
+    // An empty folder is not taken for one either.
+    fs::create_dir(&typo).unwrap();
+    sandbox.run(&["--root", &typo, "vm", "list"]).fails(4, &["there is no root"]);
+    assert!(fs::read_dir(&typo).unwrap().next().is_none());
+    // The root of all commands has no VMs until there is a first one.
+    for arguments in
+        [&["vm", "list"][..], &["snapshot", "list"], &["usage"], &["gc"], &["check"], &["doctor"]]
+    {
+        sandbox.ok(arguments);
+    }
+    sandbox.run(&["vm", "show", "web"]).fails(4, &["there is no root"]);
+    assert!(!sandbox.root().exists(), "looking made a root");
+    sandbox.vm("web");
+    assert_eq!(sandbox.json(&["vm", "list"])[0]["name"], "web");
+}
+
 #[test]
 fn a_folder_that_is_no_root() {
     let sandbox = Sandbox::new();
@@ -160,12 +199,13 @@ fn no_permission() {
     // The build's folder can be one that others may not enter.
     let copy = sandbox.folder().join("vmrewind");
     fs::copy(env!("CARGO_BIN_EXE_vmrewind"), &copy).unwrap();
+    let create = ["vm", "create", "web", "--", "qemu-system-x86_64"];
     let run = if rustix::process::geteuid().is_root() {
         let mut command = sandbox.prepared(Path::new("setpriv"));
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
-        Run::of(&command.args(["vm", "list"]).output().unwrap())
+        Run::of(&command.args(create).output().unwrap())
     } else {
-        sandbox.run(&["vm", "list"])
+        sandbox.run(&create)
     };
     run.fails(1, &[sandbox.root().to_str().unwrap(), "Permission denied", "hint: check the owner and mode"]);
     mode(&sandbox.root(), 0o755);

@@ -16,6 +16,7 @@ fn error_of(run: &Run) -> Value {
 #[test]
 fn errors() {
     let sandbox = Sandbox::new();
+    sandbox.vm("db");
     let error = error_of(&sandbox.run(&["--json", "vm", "show", "web"]));
     assert_eq!(
         error,

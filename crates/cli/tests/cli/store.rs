@@ -34,7 +34,7 @@ fn usage_of_vms() {
 #[test]
 fn files_of_dead_commands_go() {
     let sandbox = Sandbox::new();
-    sandbox.ok(&["gc"]);
+    sandbox.vm("web");
     let store = sandbox.root().join("store");
     std::fs::write(store.join("0123-0.pack.part"), [0; 5000]).unwrap();
     std::fs::write(store.join("notes.txt"), "mine").unwrap();

@@ -85,7 +85,9 @@ pub fn serve_pages(server: PageServer) -> Result<()> {
     let unknown = || Error::usage(format!("'{}' is no part of the page server", server.role.escape_debug()));
     let role = Role::of(&server.role).ok_or_else(unknown)?;
     let name: VmName = server.vm.parse()?;
-    let root = Root::open(&server.root, Files::of_this_host())?;
+    // One that was removed meanwhile is not made again.
+    let root = Root::open_existing(&server.root, Files::of_this_host())?
+        .ok_or_else(|| Error::not_found(format!("there is no root '{}'", server.root.display())))?;
     let folder = root.vm(&name);
     match role {
         Role::Begin | Role::Revive => {

@@ -13,7 +13,7 @@ use crate::images::{image_id, store_error};
 use crate::record::snapshot::Snapshots;
 
 /// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckView {
     /// Whether no damage was found.
     pub ok: bool,

@@ -18,7 +18,7 @@ use crate::images::{store_error, unnamed_images};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a collection does, or would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcView {
     /// Whether nothing was done.
     pub dry_run: bool,

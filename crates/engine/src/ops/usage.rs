@@ -12,7 +12,7 @@ use crate::root::file::allocated_bytes;
 use crate::view::SnapshotView;
 
 /// What a root takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UsageView {
     /// What the store's files take, all together.
     pub stored_bytes: u64,

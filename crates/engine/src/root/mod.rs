@@ -41,18 +41,47 @@ impl Root {
     /// # Errors
     /// `Refused` for a newer format, or a folder that holds something else; `Failed` without permission.
     pub(crate) fn open(path: &Path, files: Files) -> Result<Self> {
-        let absolute = std::path::absolute(path)
-            .map_err(|error| io_error(&format!("cannot use root '{}'", path.display()), error))?;
-        let root = Self { path: absolute, files };
-        let version_file = root.path.join("VERSION");
-        match fs::read_to_string(&version_file) {
-            Ok(text) => root.check_version(&version_file, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => root.initialise(&version_file)?,
-            Err(error) => {
-                return Err(io_error(&format!("cannot open root '{}'", root.path.display()), error));
-            }
+        let root = Self::at(path, files)?;
+        if !root.has_version()? {
+            root.initialise()?;
         }
         Ok(root)
+    }
+
+    /// Opens the root at `path`; nothing is made. `None` where there is none, or one that is only being made.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub(crate) fn open_existing(path: &Path, files: Files) -> Result<Option<Self>> {
+        let root = Self::at(path, files)?;
+        if root.has_version()? {
+            return Ok(Some(root));
+        }
+        // A folder of something else is a mistake, and not a root without VMs.
+        if root.path.is_dir() {
+            root.refuse_strangers()?;
+        }
+        Ok(None)
+    }
+
+    fn at(path: &Path, files: Files) -> Result<Self> {
+        let absolute = std::path::absolute(path)
+            .map_err(|error| io_error(&format!("cannot use root '{}'", path.display()), error))?;
+        Ok(Self { path: absolute, files })
+    }
+
+    fn version_file(&self) -> PathBuf {
+        self.path.join("VERSION")
+    }
+
+    /// Whether the root is there, in a format that this program knows.
+    fn has_version(&self) -> Result<bool> {
+        let version_file = self.version_file();
+        match fs::read_to_string(&version_file) {
+            Ok(text) => self.check_version(&version_file, &text).map(|()| true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error(&format!("cannot open root '{}'", self.path.display()), error)),
+        }
     }
 
     fn check_version(&self, version_file: &Path, text: &str) -> Result<()> {
@@ -64,8 +93,8 @@ impl Root {
         }
     }
 
-    fn initialise(&self, version_file: &Path) -> Result<()> {
-        self.files.make_dir(&self.path)?;
+    /// Fails where the folder holds what no half-made root does.
+    fn refuse_strangers(&self) -> Result<()> {
         let is_stranger = |path: &PathBuf| {
             let own = ["vms", "store", "flat", "VERSION"].map(|own| self.path.join(own));
             !own.contains(path) && unfinished(path) != Some("VERSION")
@@ -79,9 +108,16 @@ impl Root {
             ))
             .hint("give an empty or new folder with --root"));
         }
+        Ok(())
+    }
+
+    fn initialise(&self) -> Result<()> {
+        self.files.make_dir(&self.path)?;
+        self.refuse_strangers()?;
+        let version_file = self.version_file();
         self.files.make_dir(&self.path.join("vms"))?;
         self.files.make_dir(&self.path.join("store"))?;
-        match self.files.write_atomic(version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
+        match self.files.write_atomic(&version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
             // Another first command was quicker.
             Err(_) if version_file.exists() => Ok(()),
             written => written,

@@ -50,7 +50,9 @@ const COLUMNS: [Column; 8] = [
 pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), CommandError> {
     let vm: Option<VmName> = arguments.vm.as_deref().map(str::parse).transpose()?;
     // Undo points are always asked for: what descends from a hidden one still has its place in the tree.
-    let Listing { items: everything, unreadable } = session.operation()?.snapshot_list(vm.as_ref(), true)?;
+    let operation = if vm.is_some() { Some(session.operation()?) } else { session.look()? };
+    let listing = operation.map(|operation| operation.snapshot_list(vm.as_ref(), true)).transpose()?;
+    let Listing { items: everything, unreadable } = listing.unwrap_or_default();
     let unreadable = unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()));
     if everything.is_empty() && unreadable.is_err() {
         return unreadable;

@@ -76,7 +76,7 @@ pub(crate) fn run(session: &Session, arguments: CreateArguments) -> Result<(), C
     let trust_backing = arguments.trust_backing;
     let request =
         VmCreate { name, trust_backing, working_dir: working_dir()?, configuration: arguments.into() };
-    let view = session.operation()?.vm_create(&request)?;
+    let view = session.operation_on_new_root()?.vm_create(&request)?;
     session.output.result(&view, || {
         let machine = view.machine.as_deref().unwrap_or("default machine");
         let disks = count(view.disks.len(), "disk");

@@ -34,7 +34,8 @@ const COLUMNS: [Column; 9] = [
 /// # Errors
 /// As the engine's `vm_list`.
 pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
-    let Listing { items: views, unreadable } = session.operation()?.vm_list()?;
+    let listing = session.look()?.map(|operation| operation.vm_list()).transpose()?;
+    let Listing { items: views, unreadable } = listing.unwrap_or_default();
     let printed = session.output.result(&views, || {
         if views.is_empty() {
             return "no VMs; `vmrewind vm create --help` shows how to make one".into();

@@ -158,6 +158,64 @@ impl LayerId {
     }
 }
 
+/// Checks of what stands in a record as plain text and becomes part of a path: damage, or a hand that may write the root,
+/// must not lead out of a VM's folder.
+pub(crate) mod checked {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer};
+    use vmrewind_store::ImageId;
+
+    /// The name of a disk: that of the folder of its layers.
+    pub(crate) fn disk_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        let name = String::deserialize(from)?;
+        let is_good =
+            !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0']);
+        if is_good {
+            Ok(name)
+        } else {
+            Err(D::Error::custom(format!("'{}' is no name of a disk", name.escape_debug())))
+        }
+    }
+
+    /// The id of a memory image.
+    pub(crate) fn image<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        let id = String::deserialize(from)?;
+        check_image::<D::Error>(&id).map(|()| id)
+    }
+
+    /// The id of a memory image, or null.
+    pub(crate) fn maybe_image<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+        let id = Option::<String>::deserialize(from)?;
+        id.iter().try_for_each(|id| check_image::<D::Error>(id))?;
+        Ok(id)
+    }
+
+    /// Ids of memory images.
+    pub(crate) fn images<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+        let ids = Vec::<String>::deserialize(from)?;
+        ids.iter().try_for_each(|id| check_image::<D::Error>(id))?;
+        Ok(ids)
+    }
+
+    fn check_image<E: serde::de::Error>(id: &str) -> Result<(), E> {
+        ImageId::new(id)
+            .map(drop)
+            .map_err(|_| E::custom(format!("'{}' is no id of a memory image", id.escape_debug())))
+    }
+
+    /// A number of bytes that a disk or a machine can have.
+    pub(crate) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        /// 64 PiB: sums of a great many of them still fit.
+        const MOST: u64 = 1 << 56;
+        let bytes = u64::deserialize(from)?;
+        if bytes <= MOST {
+            Ok(bytes)
+        } else {
+            Err(D::Error::custom(format!("{bytes} bytes are more than can be")))
+        }
+    }
+}
+
 /// A snapshot's address, `VM@NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {

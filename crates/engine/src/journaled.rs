@@ -17,12 +17,13 @@ use vmrewind_store::Store;
 
 use crate::context::{Context, Note};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::LayerId;
 use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
 use crate::lazy;
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
-use crate::record::snapshot::Manifest;
+use crate::record::snapshot::{FrozenDisk, Manifest, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::vm::machine::{Machine, Use};
@@ -170,7 +171,7 @@ impl Ledger<'_> {
             let path = self.folder.layer(&overlay.disk, &overlay.layer);
             // A file that is not qcow2 was cut off while it was made: nothing was ever written through it.
             let whole = path.exists() && matches!(qcow2::read_header(&path), Ok(Some(_)));
-            if whole && !qcow2::is_empty(&path)? {
+            if whole && qcow2::has_data(&path)? {
                 kept.push(overlay.clone());
             }
         }
@@ -221,13 +222,19 @@ impl Ledger<'_> {
 
     /// Makes the layers that new manifests name durable, before the journal promises them.
     fn sync_layers(&self, plan: &RedoPlan) -> Result<()> {
+        if plan.write.is_empty() {
+            return Ok(());
+        }
+        // One that can't be read promises nothing: its layers are synced once more.
+        let earlier: Vec<Manifest> =
+            Snapshots::each(self.folder)?.into_iter().filter_map(|(_, manifest)| manifest.ok()?).collect();
         for manifest in &plan.write {
             for disk in &manifest.disks {
-                self.folder.files().sync_file(&self.folder.layer(&disk.name, &disk.layer)).map_err(
-                    |error| {
-                        error.while_doing(format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name))
-                    },
-                )?;
+                let cannot = format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name);
+                for layer in unpromised(&plan.record, &earlier, disk) {
+                    let synced = self.folder.files().sync_file(&self.folder.layer(&disk.name, &layer));
+                    synced.map_err(|error| error.while_doing(cannot.clone()))?;
+                }
             }
         }
         Ok(())
@@ -240,6 +247,18 @@ impl Ledger<'_> {
             let _ = self.folder.files().set_mode(&path, 0o400);
         }
     }
+}
+
+/// The layers of a snapshot's disk that no earlier snapshot has had synced, from the top. Not only the top one: below
+/// it can lie layers that the undoing of a capture has kept, and which QEMU need not have flushed (`cache=unsafe`).
+fn unpromised(record: &VmRecord, earlier: &[Manifest], frozen: &FrozenDisk) -> Vec<LayerId> {
+    let chain = record.disk(&frozen.name).and_then(|disk| disk.chain(&frozen.layer));
+    let is_promised = |layer: &LayerId| {
+        let mut disks = earlier.iter().flat_map(|manifest| &manifest.disks);
+        disks.any(|disk| disk.name == frozen.name && disk.layer == *layer)
+    };
+    let chain = chain.unwrap_or_else(|| vec![frozen.layer.clone()]);
+    chain.into_iter().take_while(|layer| !is_promised(layer)).collect()
 }
 
 /// Lets the guest go of the QEMU that ran before a restore. One that the restore had told to end is waited for.

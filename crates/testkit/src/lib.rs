@@ -7,6 +7,7 @@
 pub mod arch;
 mod command;
 pub mod console;
+pub mod crash_disk;
 pub mod disk;
 mod error;
 pub mod fake_qemu;

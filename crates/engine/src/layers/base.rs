@@ -5,7 +5,7 @@
 //! own code first, so that no other program opens it before it is known to be harmless; what a URI or `json:{...}` of the
 //! user's own command line leads to is opened by `qemu-img info` and judged by what that says.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -66,6 +66,12 @@ pub(crate) fn inspect(request: BaseRequest<'_>) -> Result<BaseRecord> {
         }
         if metadata.is_file() {
             mark = Some(file_mark(&metadata));
+        } else if !metadata.file_type().is_block_device() {
+            // To open a pipe would wait for whoever writes it.
+            return Err(Error::failed(format!(
+                "disk '{}': '{}' is neither a file nor a block device",
+                request.disk, request.location
+            )));
         }
         if !request.trust_backing && request.format.is_none_or(|format| format == "qcow2") {
             refuse_pointers_of_qcow2(&request, path)?;

@@ -1,5 +1,6 @@
 //! Disk layers: the user's base, the deltas on it, and who needs which.
 
+pub(crate) mod ahead;
 pub(crate) mod base;
 pub(crate) mod below;
 pub(crate) mod clones;

@@ -53,6 +53,17 @@ pub(crate) fn is_empty(path: &Path) -> Result<bool> {
     header.is_empty(&file).map_err(|error| Unreadable::Io(error).of(path))
 }
 
+/// Whether anything was ever written through a qcow2 file that no QEMU has open.
+///
+/// Nothing was through one that ends within its L1 table: a power cut left it while it was made, and a layer is whole and
+/// synced before QEMU opens it.
+pub(crate) fn has_data(path: &Path) -> Result<bool> {
+    let file = open(path)?;
+    let header = Header::read(&file).map_err(|unreadable| unreadable.of(path))?;
+    let Some(header) = header else { return Ok(false) };
+    header.has_data(&file).map_err(|error| Unreadable::Io(error).of(path))
+}
+
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| io_error(&format!("cannot open image '{}'", path.display()), error))
 }
@@ -133,6 +144,16 @@ impl Header {
         Ok(got == table.len() && table.iter().all(|byte| *byte == 0))
     }
 
+    /// Whether the L1 table, as far as it is there, names a cluster. One that is too long to look at is taken to.
+    fn has_data(&self, image: &impl Source) -> io::Result<bool> {
+        if self.l1_entries > L1_ENTRIES_MAX {
+            return Ok(true);
+        }
+        let mut table = vec![0_u8; self.l1_entries as usize * 8];
+        image.read_up_to(&mut table, self.l1_offset)?;
+        Ok(table.iter().any(|byte| *byte != 0))
+    }
+
     /// The L1 table within the bytes of an image, for the fuzzer to compare with.
     pub(crate) fn table<'a>(&self, image: &'a [u8]) -> Option<&'a [u8]> {
         let start = usize::try_from(self.l1_offset).ok()?;
@@ -211,11 +232,17 @@ mod tests {
         let path = dir.path().join("a.qcow2");
         let name = path.to_str().unwrap();
         qemu_img("t", &["create", "-q", "-f", "qcow2", name, "64M"]).unwrap();
-        assert!(is_empty(&path).unwrap());
+        assert!(is_empty(&path).unwrap() && !has_data(&path).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        for len in (512..whole.len()).step_by(512) {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            assert!(!has_data(&path).unwrap(), "cut off at {len} while it was made");
+        }
+        std::fs::write(&path, &whole).unwrap();
         let status =
             std::process::Command::new("qemu-io").args(["-c", "write 40M 4k", name]).output().unwrap().status;
         assert!(status.success());
-        assert!(!is_empty(&path).unwrap());
+        assert!(!is_empty(&path).unwrap() && has_data(&path).unwrap());
     }
 
     /// Guards an undo point's data where the delta's header is damaged: what is not understood is not empty.

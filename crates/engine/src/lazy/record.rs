@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use vmrewind_files::{Flock, Kind, Wait};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::ids::SnapshotId;
+use crate::ids::{SnapshotId, checked};
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
@@ -30,6 +30,7 @@ pub(crate) struct LazyRecord {
     /// Its name, for people.
     pub(crate) name: String,
     /// The image that it is read from.
+    #[serde(deserialize_with = "checked::image")]
     pub(crate) image: String,
     /// The QEMU that it is served to; null until it waits for it.
     pub(crate) qemu: Option<ProcessMark>,

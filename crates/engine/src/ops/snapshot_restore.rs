@@ -10,7 +10,6 @@
 //! they were (running memory can't be kept). Between commit and `cont` a guard lets the guest go if this process dies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use vmrewind_store::ImageReader;
@@ -23,6 +22,7 @@ use crate::identity;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::images::image_id;
 use crate::images::store_error;
+use crate::layers::ahead::SyncAhead;
 use crate::layers::clones::clones_of;
 use crate::layers::needs::readers;
 use crate::layers::{base, overlay, qcow2};
@@ -106,8 +106,15 @@ impl Operation {
             migration: None,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
-        let brought = self.bring(&held, &plan, old.as_deref(), memory.as_ref());
+        let mut ahead = SyncAhead::none();
+        let brought = self.bring(&held, &plan, old.as_deref(), memory.as_ref(), &mut ahead);
         self.ctx.work_ended();
+        // Asked whatever came of the rest: the kernel gives this answer once.
+        let synced = ahead.finish().map_err(|error| {
+            error.while_doing("the disks as they were before the restore can't be kept as an undo point")
+        });
+        let brought = brought
+            .and_then(|brought| if request.discard_current { Ok(brought) } else { synced.map(|()| brought) });
         let result = brought.and_then(|brought| self.settle(request, &held, &plan, was, brought));
         match result {
             Ok((brought, undo)) => self.report(&held, &plan, brought, undo, begun),
@@ -170,6 +177,7 @@ impl Operation {
         plan: &Plan,
         old: Option<&dyn Machine>,
         memory: Option<&Memory>,
+        ahead: &mut SyncAhead,
     ) -> Result<Option<Brought>> {
         for overlay in &plan.overlays {
             let disk = held
@@ -183,7 +191,10 @@ impl Operation {
             self.ctx.reached("layers-made");
             end_vm(old, &held.folder)?;
             self.ctx.reached("old-ended");
-            sync_ahead(held);
+            // An undo point will need that, at a time when the new guest waits for it.
+            let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
+            *ahead = SyncAhead::begin(held.folder.files(), layers.collect());
+            self.ctx.reached("sync-begun");
         }
         // The layers that are abandoned are frozen as an undo point.
         tidy(&self.ctx, &held.folder, &held.record)?;
@@ -372,16 +383,6 @@ fn ended_after_all(held: &Held, machine: &dyn Machine) -> Error {
     qemu_ended(machine, &held.folder)
         .with_kind(ErrorKind::Partial)
         .hint(format!("the disks of '{name}' are those of the snapshot; restore it again"))
-}
-
-/// Begins to make the abandoned layers durable: an undo point will need that, at a time when the new guest waits for it.
-fn sync_ahead(held: &Held) {
-    let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
-    let layers: Vec<PathBuf> = layers.collect();
-    let files = held.folder.files().clone();
-    let sync = move || layers.iter().for_each(|layer| drop(files.sync_file(layer)));
-    // Whether it works shows when it matters, at the commit.
-    let _ = std::thread::Builder::new().name("sync".into()).spawn(sync);
 }
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.

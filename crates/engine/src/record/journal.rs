@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::ids::{LayerId, SnapshotId};
+use crate::ids::{LayerId, SnapshotId, checked};
 use crate::record::RECORD_VERSION;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
@@ -54,6 +54,7 @@ pub(crate) struct UndoPlan {
     /// Deltas that were to become active.
     pub(crate) overlays: Vec<Overlay>,
     /// A memory image that was being written.
+    #[serde(deserialize_with = "checked::maybe_image")]
     pub(crate) image: Option<String>,
     /// The QEMU process that ran before. A restore's undoing lets it go on, and ends any other QEMU of this VM: that
     /// was started by the restore.
@@ -88,6 +89,7 @@ pub(crate) enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Overlay {
     /// The disk.
+    #[serde(deserialize_with = "checked::disk_name")]
     pub(crate) disk: String,
     /// The new delta.
     pub(crate) layer: LayerId,
@@ -126,6 +128,7 @@ pub(crate) struct RedoPlan {
     /// Deltas to remove.
     pub(crate) remove_layers: Vec<Overlay>,
     /// Memory images to remove.
+    #[serde(deserialize_with = "checked::images")]
     pub(crate) remove_images: Vec<String>,
     /// Whether the VM's guest, loaded and waiting, is to run.
     pub(crate) resume: bool,

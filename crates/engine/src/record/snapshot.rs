@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ids::{LayerId, SnapshotId, SnapshotName};
+use crate::ids::{LayerId, SnapshotId, SnapshotName, checked};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::{DiskRecord, Hardware, VmRecord};
 use crate::root::VmFolder;
@@ -146,10 +146,12 @@ pub(crate) struct Manifest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct FrozenDisk {
     /// The disk.
+    #[serde(deserialize_with = "checked::disk_name")]
     pub(crate) name: String,
     /// The frozen layer that holds the content.
     pub(crate) layer: LayerId,
     /// Bytes that layer takes on disk.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) bytes: u64,
     /// The layers below it, nearest first, down to the base's location: for people.
     pub(crate) below: Vec<String>,
@@ -178,14 +180,19 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct MemoryRecord {
     /// The image's id in the store.
+    #[serde(deserialize_with = "checked::image")]
     pub(crate) image: String,
     /// All memory of the machine, in bytes.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) bytes: u64,
     /// Of these, in pages of zeros.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) zero_bytes: u64,
     /// Of these, not stored before.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) new_bytes: u64,
     /// What the image takes on disk.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) stored_bytes: u64,
 }
 
@@ -223,13 +230,16 @@ impl Snapshots {
 
     fn read(files: &Files, file: &Path, id: &str) -> Result<Option<Manifest>> {
         let manifest = files.read_json::<Manifest>(file, RECORD_VERSION)?;
-        match manifest.as_ref().filter(|manifest| manifest.id.as_str() != id) {
-            None => Ok(manifest),
-            Some(other) => Err(Error::damaged(format!(
-                "'{}' is damaged: it is the manifest of snapshot {}",
-                file.display(),
-                other.id
-            ))),
+        let damaged = |what: String| Err(Error::damaged(format!("'{}' is damaged: {what}", file.display())));
+        match &manifest {
+            Some(other) if other.id.as_str() != id => {
+                damaged(format!("it is the manifest of snapshot {}", other.id))
+            }
+            // A restore would bring another snapshot's memory up on these disks.
+            Some(Manifest { memory: Some(memory), .. }) if memory.image != id => {
+                damaged(format!("it names memory image {} of another snapshot", memory.image))
+            }
+            _ => Ok(manifest),
         }
     }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, VmName};
+use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, VmName, checked};
 use crate::record::RECORD_VERSION;
 use crate::root::VmFolder;
 
@@ -54,6 +54,7 @@ pub(crate) struct CloneOrigin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FirstStart {
     /// The memory image, the origin's.
+    #[serde(deserialize_with = "checked::image")]
     pub(crate) image: String,
     /// Whether the guest ran at the instant.
     pub(crate) guest_running: bool,
@@ -76,6 +77,7 @@ pub(crate) struct Hardware {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DiskRecord {
     /// Unique within the VM; also the folder's name.
+    #[serde(deserialize_with = "checked::disk_name")]
     pub(crate) name: String,
     /// The user's image at the bottom.
     pub(crate) base: BaseRecord,
@@ -102,6 +104,7 @@ pub(crate) struct BaseRecord {
     /// The image format, never guessed again later.
     pub(crate) format: String,
     /// The size that the guest sees, in bytes.
+    #[serde(deserialize_with = "checked::bytes")]
     pub(crate) virtual_bytes: u64,
     /// For a regular file: how it looked when it was taken over.
     pub(crate) file: Option<FileMark>,
@@ -118,6 +121,7 @@ pub(crate) struct BaseLayer {
     /// And id.
     pub(crate) vm_id: VmId,
     /// Its disk.
+    #[serde(deserialize_with = "checked::disk_name")]
     pub(crate) disk: String,
     /// The layer.
     pub(crate) layer: LayerId,
@@ -186,10 +190,14 @@ impl VmRecord {
         if self.name != *name {
             return damaged(format!("it is the record of VM '{}'", self.name));
         }
+        let origin = self.origin.as_ref().map(|origin| origin.snapshot_id.as_str());
+        if let Some(first) = self.first_start.as_ref().filter(|first| Some(first.image.as_str()) != origin) {
+            return damaged(format!(
+                "memory image '{}' is not that of the snapshot it was cloned from",
+                first.image
+            ));
+        }
         for disk in &self.disks {
-            if disk.name.contains('/') || disk.name.starts_with('.') || disk.name.is_empty() {
-                return damaged(format!("disk name '{}'", disk.name.escape_debug()));
-            }
             if disk.chain(&disk.active).is_none() {
                 return damaged(format!("disk '{}' has no whole chain for its active layer", disk.name));
             }

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use vmrewind_files::{self as files, Disk, DiskFile, PRIVATE_DIR, PRIVATE_FILE};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::root::checksum;
 
 /// The longest record that is read: a VM with as many layers and snapshots as anybody has is far below.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
@@ -43,12 +44,12 @@ impl Files {
         self.did("write", path, files::write_atomic(&*self.0, path, bytes))
     }
 
-    /// Writes `value` as indented JSON, durable and whole.
+    /// Writes `value` as indented JSON with a checksum, durable and whole.
     pub(crate) fn write_json<T: Serialize>(&self, path: &Path, value: &T) -> Result<()> {
         self.write_atomic(path, &json(path, value)?)
     }
 
-    /// Writes `value` as JSON, whole for every reader, without making it last.
+    /// Writes `value` as JSON with a checksum, whole for every reader, without making it last.
     pub(crate) fn write_volatile<T: Serialize>(&self, path: &Path, value: &T) -> Result<()> {
         self.did("write", path, files::replace_volatile(&*self.0, path, &json(path, value)?))
     }
@@ -156,10 +157,16 @@ impl Files {
 }
 
 fn json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
-    let mut bytes =
-        serde_json::to_vec_pretty(value).context(|| format!("cannot encode '{}'", path.display()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    let text =
+        serde_json::to_string_pretty(value).context(|| format!("cannot encode '{}'", path.display()))?;
+    Ok((checksum::add(&text)? + "\n").into_bytes())
+}
+
+fn wrong_checksum(path: &Path) -> Error {
+    Error::damaged(format!("'{}' is damaged: its content does not fit its checksum", path.display())).hint(
+        "put it back from a backup; if you changed it yourself and mean it, remove its line \"checksum\" \
+         (and the comma before it)",
+    )
 }
 
 /// Takes `bytes`, read from `path`, for a JSON file whose `version` must be at most `newest`.
@@ -175,6 +182,9 @@ pub(crate) fn decode_json<T: DeserializeOwned>(bytes: &[u8], path: &Path, newest
     let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
     if version.version > newest {
         return Err(newer_format(path, version.version, newest));
+    }
+    if !checksum::is_right(&serde_json::from_slice(bytes).map_err(damaged)?) {
+        return Err(wrong_checksum(path));
     }
     serde_json::from_slice(bytes).map_err(damaged)
 }

@@ -9,6 +9,7 @@
 //! A VM's folder appears whole by one rename and goes by one rename (to `vms/.gone-ID`, then removed); folders whose
 //! name starts with `.` are such left-overs and are never VMs.
 
+pub(crate) mod checksum;
 pub(crate) mod file;
 
 use std::ffi::OsStr;
@@ -24,6 +25,9 @@ use file::{Files, io_error, newer_format};
 
 /// The newest format of the root that this program knows.
 const ROOT_VERSION: u32 = 1;
+
+/// The longest file that can hold a format version.
+const VERSION_BYTES_MAX: u64 = 64;
 
 /// An unfinished file that is older has no writer any more.
 const UNFINISHED_AGE: Duration = Duration::from_secs(60);
@@ -77,10 +81,9 @@ impl Root {
     /// Whether the root is there, in a format that this program knows.
     fn has_version(&self) -> Result<bool> {
         let version_file = self.version_file();
-        match fs::read_to_string(&version_file) {
-            Ok(text) => self.check_version(&version_file, &text).map(|()| true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(io_error(&format!("cannot open root '{}'", self.path.display()), error)),
+        match self.files.read(&version_file, VERSION_BYTES_MAX)? {
+            Some(text) => self.check_version(&version_file, &String::from_utf8_lossy(&text)).map(|()| true),
+            None => Ok(false),
         }
     }
 

@@ -10,7 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::root::file::Files;
 
 /// How often another port is asked for where the one that the kernel names is reserved.
@@ -39,7 +39,8 @@ impl Ports {
 
     /// Writes them down in the run folder.
     pub(crate) fn save(&self, files: &Files, run: &Path) -> Result<()> {
-        files.write_json(&run.join("ports.json"), &self.given)
+        let ports = serde_json::to_vec(&self.given).context(|| "cannot encode the ports".into())?;
+        files.write_atomic(&run.join("ports.json"), &ports)
     }
 
     /// Takes a port if it is free; of 0, any.

@@ -1,0 +1,38 @@
+//! Layers that are made durable while other work goes on.
+
+use std::path::PathBuf;
+use std::thread::{Builder, JoinHandle};
+
+use crate::error::{Error, Result};
+use crate::root::file::Files;
+
+/// A sync of layers under way.
+///
+/// The kernel tells a failed write-back to one sync only (`vmrewind_files`). So what this one is told counts: before
+/// anything promises the layers it must have been asked for, and a later sync of them is no answer to it.
+#[must_use = "the answer is part of the proof that the layers last"]
+pub(crate) struct SyncAhead(Option<JoinHandle<Result<()>>>);
+
+impl SyncAhead {
+    /// Nothing to wait for.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Begins to sync `layers`, which nobody writes any more.
+    pub(crate) fn begin(files: &Files, layers: Vec<PathBuf>) -> Self {
+        let files = files.clone();
+        let sync = move || layers.iter().try_for_each(|layer| files.sync_file(layer));
+        // Where there can be no thread, nothing was asked of the kernel, and the commit's own sync is the first.
+        Self(Builder::new().name("sync".into()).spawn(sync).ok())
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// What could not be made durable. What these layers hold on the disk is not known then.
+    pub(crate) fn finish(self) -> Result<()> {
+        let Some(thread) = self.0 else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(Error::failed("the thread that syncs layers died")))
+    }
+}

@@ -161,6 +161,7 @@ impl Header {
     }
 
     /// How many entries the L1 table has at least; each stands for a cluster of L2 entries, each of these for a cluster.
+    /// A disk of no size has one too: else a header whose size is damaged would need no table to pass for an empty one.
     /// `None` where the place of the table, or the size of a cluster, is none that QEMU takes.
     fn entries_needed(&self) -> Option<u64> {
         if !CLUSTER_BITS.contains(&self.cluster_bits) {
@@ -169,7 +170,7 @@ impl Header {
         let cluster = 1_u64 << self.cluster_bits;
         let placed = self.l1_offset >= cluster && self.l1_offset.is_multiple_of(cluster);
         let covered_bits = 2 * self.cluster_bits - if self.extended_l2 { 4 } else { 3 };
-        placed.then(|| self.virtual_bytes.div_ceil(1 << covered_bits))
+        placed.then(|| self.virtual_bytes.div_ceil(1 << covered_bits).max(1))
     }
 }
 

@@ -3,7 +3,9 @@
 //! Text goes to standard error as `error: ...`, its causes indented, then `hint: ...`. With `--json` there is one line
 //! `{"error":{"kind","message","hint","causes":[]}}` instead. docs/exit-status.md lists the statuses.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -12,14 +14,65 @@ use serde::Serialize;
 use vmrewind_engine::{Error, ErrorKind};
 
 use crate::output::{colours_wanted, human::printable};
+use crate::words;
 
 /// Why a command did not end well.
 #[derive(Debug)]
 pub(crate) enum CommandError {
     /// The engine, or the command itself, says so.
     Engine(Error),
+    /// The same, with the command's own advice in place of the engine's.
+    Advised { error: Error, hint: Cow<'static, str> },
     /// The result could not be printed.
     Output(io::Error),
+}
+
+impl CommandError {
+    /// A failure with advice that only the command line can give.
+    pub(crate) fn advised(error: Error, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self::Advised { error, hint: hint.into() }
+    }
+
+    /// What can be done about it.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Engine(error) | Self::Advised { error, .. } => error.kind(),
+            // It was carried out; only its result is not known.
+            Self::Output(_) => ErrorKind::Partial,
+        }
+    }
+
+    /// What to do next, if known.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) => error.hint().map(words::hint),
+            Self::Advised { hint, .. } => Some(hint.clone().into_owned()),
+            Self::Output(_) => None,
+        }
+    }
+
+    fn causes(&self) -> Vec<String> {
+        match self {
+            Self::Engine(error) | Self::Advised { error, .. } => error.causes(),
+            Self::Output(error) => vec![error.to_string()],
+        }
+    }
+
+    /// Whether whoever reads our output has seen enough: that is no failure.
+    fn is_of_no_interest(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Engine(error) | Self::Advised { error, .. } => error.fmt(f),
+            Self::Output(_) => {
+                f.write_str("the command was carried out, but its result could not be printed")
+            }
+        }
+    }
 }
 
 impl From<Error> for CommandError {
@@ -36,12 +89,7 @@ impl From<io::Error> for CommandError {
 
 /// The exit status of a failure.
 pub(crate) fn exit_code(error: &CommandError) -> ExitCode {
-    ExitCode::from(match error {
-        CommandError::Engine(error) => status_of(error.kind()),
-        // Whoever reads our output has seen enough: that is no failure.
-        CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        CommandError::Output(_) => status_of(ErrorKind::Partial),
-    })
+    ExitCode::from(if error.is_of_no_interest() { 0 } else { status_of(error.kind()) })
 }
 
 /// The exit status of each kind, as the product fixes them.
@@ -82,20 +130,13 @@ struct Document<'a> {
 impl ErrorPrinter {
     /// Prints a failure on standard error. Where that is closed, the exit status must do.
     pub(crate) fn print(self, error: &CommandError) {
-        match error {
-            CommandError::Engine(error) => self.tell(&Told {
+        if !error.is_of_no_interest() {
+            self.tell(&Told {
                 kind: error.kind(),
                 message: error.to_string(),
-                hint: error.hint_text().map(str::to_owned),
+                hint: error.hint(),
                 causes: error.causes(),
-            }),
-            CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            CommandError::Output(error) => self.tell(&Told {
-                kind: ErrorKind::Partial,
-                message: "the command was carried out, but its result could not be printed".into(),
-                hint: None,
-                causes: vec![error.to_string()],
-            }),
+            });
         }
     }
 

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use vmrewind_engine::{Error, Result};
 
+use crate::command_error::CommandError;
 use crate::session::Session;
 
 /// How often a waiting question looks whether the user wants to stop.
@@ -33,19 +34,21 @@ pub(crate) fn yes() -> Arg {
 ///
 /// # Errors
 /// `Refused` where nobody can be asked, `Failed` where the answer is no, `Interrupted`.
-pub(crate) fn confirm(session: &Session, plan: &str, question: &str) -> Result<()> {
+pub(crate) fn confirm(session: &Session, plan: &str, question: &str) -> Result<(), CommandError> {
     if session.yes {
         return Ok(());
     }
     if session.output.is_json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Error::refused(format!("not done without being confirmed: {question}"))
-            .hint("add -y to confirm, or --dry-run to see what would be done"));
+        return Err(CommandError::advised(
+            Error::refused(format!("not done without being confirmed: {question}")),
+            "add -y to confirm, or --dry-run to see what would be done",
+        ));
     }
     let _ = write!(io::stderr(), "{plan}\n{question} [y/N] ");
     let answer = read_line(session)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(Error::failed("not confirmed: nothing was done")),
+        _ => Err(Error::failed("not confirmed: nothing was done").into()),
     }
 }
 

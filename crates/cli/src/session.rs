@@ -55,7 +55,7 @@ impl Session {
     ///
     /// # Errors
     /// `NotFound` where there is none; what keeps it from being opened.
-    pub(crate) fn operation(&self) -> Result<Operation> {
+    pub(crate) fn operation(&self) -> Result<Operation, CommandError> {
         self.begin(&self.cancel, self.wait)
     }
 
@@ -63,7 +63,7 @@ impl Session {
     ///
     /// # Errors
     /// What keeps the root from being opened or made.
-    pub(crate) fn operation_on_new_root(&self) -> Result<Operation> {
+    pub(crate) fn operation_on_new_root(&self) -> Result<Operation, CommandError> {
         Ok(self.begin_on(&Engine::open(&self.root()?, host()?)?, &self.cancel, self.wait))
     }
 
@@ -72,7 +72,7 @@ impl Session {
     ///
     /// # Errors
     /// `NotFound` where the command's own root is not there; what keeps the root from being opened.
-    pub(crate) fn look(&self) -> Result<Option<Operation>> {
+    pub(crate) fn look(&self) -> Result<Option<Operation>, CommandError> {
         let root = self.root()?;
         match Engine::open_existing(&root, host()?)? {
             Some(engine) => Ok(Some(self.begin_on(&engine, &self.cancel, self.wait))),
@@ -85,11 +85,11 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::operation`].
-    pub(crate) fn unstoppable_operation(&self) -> Result<Operation> {
+    pub(crate) fn unstoppable_operation(&self) -> Result<Operation, CommandError> {
         self.begin(&Cancel::default(), self.wait.max(WAY_BACK_PATIENCE))
     }
 
-    fn begin(&self, cancel: &Cancel, wait: Duration) -> Result<Operation> {
+    fn begin(&self, cancel: &Cancel, wait: Duration) -> Result<Operation, CommandError> {
         let root = self.root()?;
         match Engine::open_existing(&root, host()?)? {
             Some(engine) => Ok(self.begin_on(&engine, cancel, wait)),
@@ -112,12 +112,12 @@ impl Session {
     ///
     /// # Errors
     /// `Usage` where it was not given and the user has no home folder.
-    pub(crate) fn root(&self) -> Result<PathBuf> {
+    pub(crate) fn root(&self) -> Result<PathBuf, CommandError> {
         match &self.root {
-            Some(root) if root.as_os_str().is_empty() => {
-                Err(Error::usage("the root's path is empty")
-                    .hint("give a folder with --root or VMREWIND_ROOT"))
-            }
+            Some(root) if root.as_os_str().is_empty() => Err(CommandError::advised(
+                Error::usage("the root's path is empty"),
+                "give a folder with --root or VMREWIND_ROOT",
+            )),
             Some(root) => Ok(root.clone()),
             None if rustix::process::geteuid().is_root() => Ok(PathBuf::from(SYSTEM_ROOT)),
             None => user_root(),
@@ -125,8 +125,9 @@ impl Session {
     }
 }
 
-fn no_root(root: &Path) -> Error {
-    Error::not_found(format!("there is no root '{}', so there is no VM", root.display())).hint(
+fn no_root(root: &Path) -> CommandError {
+    CommandError::advised(
+        Error::not_found(format!("there is no root '{}', so there is no VM", root.display())),
         "is it the one you mean (--root or VMREWIND_ROOT)? `vmrewind vm create` makes it with its first VM",
     )
 }
@@ -143,12 +144,14 @@ fn host() -> Result<Host> {
 }
 
 /// `$XDG_DATA_HOME/vmrewind`, or `~/.local/share/vmrewind` (XDG base directory specification).
-fn user_root() -> Result<PathBuf> {
+fn user_root() -> Result<PathBuf, CommandError> {
     let folder = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
     data.map(|data| data.join("vmrewind")).ok_or_else(|| {
-        Error::usage("cannot tell where your VMs are: neither HOME nor XDG_DATA_HOME is set")
-            .hint("give the folder with --root or VMREWIND_ROOT")
+        CommandError::advised(
+            Error::usage("cannot tell where your VMs are: neither HOME nor XDG_DATA_HOME is set"),
+            "give the folder with --root or VMREWIND_ROOT",
+        )
     })
 }
 

@@ -1,7 +1,10 @@
 //! The words of the command line for what the engine tells as data.
 
+mod hints;
+
 use vmrewind_engine::{Note, Work};
 
+pub(crate) use self::hints::hint;
 use crate::output::human::time;
 
 /// What long work is called beside its bar, and in the JSON lines of progress.

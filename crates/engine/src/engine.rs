@@ -8,6 +8,7 @@ use vmrewind_store::Store;
 use crate::context::{Caller, Context, TimeLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{self, Flat, NotShared};
+use crate::hint::Hint;
 use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
@@ -77,10 +78,7 @@ impl Held {
     /// # Errors
     /// `Damaged`, naming it.
     pub(crate) fn check_chain(&self, disk: &str, layer: &LayerId) -> Result<()> {
-        let damaged = |what: String| {
-            Err(Error::damaged(what)
-                .hint("put the file back from a backup; docs/format.md says what belongs where"))
-        };
+        let damaged = |what: String| Err(Error::damaged(what).with_hint(Hint::PutFileBack));
         let Some(record) = self.record.disk(disk) else {
             return damaged(format!("the VM has no disk '{disk}'"));
         };
@@ -173,7 +171,7 @@ impl Operation {
         self.existing(name)?;
         if !lock.is_of(&folder.lock()) {
             return Err(Error::new(ErrorKind::Busy, format!("VM '{name}' was just deleted and made anew"))
-                .hint("try again"));
+                .with_hint(Hint::TryAgain));
         }
         Ok(Locked { folder, lock })
     }
@@ -227,8 +225,7 @@ impl Operation {
         match std::fs::metadata(folder.path()) {
             Ok(_) => Ok(folder),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::not_found(format!("there is no VM '{name}'"))
-                    .hint("`vmrewind vm list` shows all VMs"))
+                Err(Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms))
             }
             Err(error) => Err(crate::root::file::io_error(&format!("cannot open VM '{name}'"), error)),
         }

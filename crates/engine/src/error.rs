@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::hint::Hint;
+
 /// What the caller can do about an error; maps one to one to the exit statuses of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,7 +35,8 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    hint: Option<String>,
+    /// Boxed, so that results stay small: most have neither error nor hint.
+    hint: Option<Box<Hint>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -78,8 +81,8 @@ impl Error {
 
     /// Adds what to do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub fn with_hint(mut self, hint: Hint) -> Self {
+        self.hint = Some(Box::new(hint));
         self
     }
 
@@ -121,7 +124,7 @@ impl Error {
     }
 
     /// What to do next, if known.
-    pub fn hint_text(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&Hint> {
         self.hint.as_deref()
     }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::host::Host;
 
 /// The longest name, in bytes: it is a folder name and part of socket paths.
@@ -17,7 +18,7 @@ fn check_name(kind: &str, name: &str) -> Result<()> {
         let shown: String = name.chars().take(40).collect();
         let dots = if name.chars().count() > 40 { "..." } else { "" };
         Err(Error::usage(format!("{kind} name '{}{dots}' is not allowed: {why}", shown.escape_debug()))
-            .hint("use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"))
+            .with_hint(Hint::NameRules))
     };
     if name.is_empty() {
         return refuse("it is empty".into());
@@ -230,7 +231,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self> {
         let Some((vm, snapshot)) = text.split_once('@') else {
             return Err(Error::usage(format!("'{}' is not the address of a snapshot", text.escape_debug()))
-                .hint("write VM@SNAPSHOT; `vmrewind snapshot list` shows them"));
+                .with_hint(Hint::AddressForm));
         };
         Ok(Self { vm: vm.parse()?, snapshot: snapshot.parse()? })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vmrewind_store::{DirStorage, ImageId, Store, StoreError};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::root::Root;
 use crate::root::file::io_error;
 
@@ -91,9 +92,7 @@ pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
         return Error::interrupted(what);
     }
     if matches!(error, StoreError::Busy { .. }) {
-        return Error::new(ErrorKind::Busy, message)
-            .because(error)
-            .hint("wait for the other commands to end, then try again");
+        return Error::new(ErrorKind::Busy, message).because(error).with_hint(Hint::WaitForOthers);
     }
     let (full, newer, older, in_use, damaged) = (
         matches!(error, StoreError::NoSpace { .. }),
@@ -103,22 +102,15 @@ pub(crate) fn store_error(message: &str, error: StoreError) -> Error {
         error.is_damage() || matches!(error, StoreError::NotFound { .. }),
     );
     if full {
-        Error::failed(message)
-            .because(error)
-            .hint("free some space on the root's file system, then try again")
+        Error::failed(message).because(error).with_hint(Hint::FreeSpaceOfRoot)
     } else if newer {
-        Error::refused(message).because(error).hint("use the vmrewind that wrote it, or a newer one")
+        Error::refused(message).because(error).with_hint(Hint::UseNewer)
     } else if older {
-        Error::refused(message).because(error).hint(
-            "the snapshot's disks can still be used (docs/format.md): keep it for them, or delete it with \
-             `vmrewind snapshot delete`",
-        )
+        Error::refused(message).because(error).with_hint(Hint::DisksOfOldSnapshot)
     } else if in_use {
-        Error::new(ErrorKind::Busy, message).because(error).hint("try again when it is not being read")
+        Error::new(ErrorKind::Busy, message).because(error).with_hint(Hint::WaitForReader)
     } else if damaged {
-        Error::damaged(message)
-            .because(error)
-            .hint("this memory image can't be used; the snapshot's disks can still be (docs/format.md)")
+        Error::damaged(message).because(error).with_hint(Hint::DisksOfDamagedSnapshot)
     } else {
         Error::failed(message).because(error)
     }

@@ -17,6 +17,7 @@ use vmrewind_store::Store;
 
 use crate::context::{Context, Note};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::LayerId;
 use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
@@ -82,7 +83,7 @@ impl Ledger<'_> {
             error
                 .while_doing(format!("'{operation}' is decided but not complete"))
                 .with_kind(ErrorKind::Partial)
-                .hint("the next vmrewind command on this VM completes it")
+                .with_hint(Hint::NextCompletes)
         })
     }
 

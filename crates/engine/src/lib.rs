@@ -28,6 +28,7 @@ mod error;
 mod flat;
 #[doc(hidden)]
 pub mod fuzz;
+mod hint;
 mod host;
 mod identity;
 mod ids;
@@ -57,6 +58,7 @@ pub use context::{
 };
 pub use engine::{Engine, Operation};
 pub use error::{Error, ErrorKind, Result};
+pub use hint::Hint;
 pub use host::{Clock, Helper, Host, Random, Steps};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};
 pub use lazy::{PAGES_COMMAND, PageServer, serve_pages};

@@ -16,6 +16,7 @@ use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::patience::Patience;
 
 /// A QMP connection to the QEMU of a VM.
@@ -293,9 +294,5 @@ pub(crate) fn qmp_error(error: QmpError) -> Error {
     };
     let gone = error.is_gone();
     let wrapped = Error::failed(message).because(error);
-    if gone {
-        wrapped.hint("its last words are in the VM's log: `vmrewind vm show` names the run folder")
-    } else {
-        wrapped
-    }
+    if gone { wrapped.with_hint(Hint::LogOfVm) } else { wrapped }
 }

@@ -12,6 +12,7 @@ use vmrewind_files::{Flock, Kind, Ticket, Wait, is_waited_in};
 
 use crate::context::{Context, Holder, Note};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::root::VmFolder;
 use crate::root::file::cannot_lock;
 
@@ -97,8 +98,7 @@ fn busy(vm: &str, holder: Option<&Holder>) -> Error {
         || "another operation holds it".to_owned(),
         |holder| format!("'{}' (process {}) holds it", holder.operation.escape_debug(), holder.pid),
     );
-    Error::new(ErrorKind::Busy, format!("VM '{vm}' is busy: {who}"))
-        .hint("wait for the other command to end, then try again; --wait DURATION waits for it")
+    Error::new(ErrorKind::Busy, format!("VM '{vm}' is busy: {who}")).with_hint(Hint::WaitForHolder)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use vmrewind_engine::{Address, Error};
 
+use crate::command_error::CommandError;
+
 /// What to write, where words can't be read.
 const HOW: &str = "write VM@NAME, or VM and NAME as two words";
 
@@ -12,15 +14,17 @@ const HOW: &str = "write VM@NAME, or VM and NAME as two words";
 ///
 /// # Errors
 /// `Usage` for what is not the name of a snapshot, or names it twice.
-pub(crate) fn address(first: &str, name: Option<&str>) -> Result<Address, Error> {
+pub(crate) fn address(first: &str, name: Option<&str>) -> Result<Address, CommandError> {
     match name {
-        None => first.parse(),
-        Some(name) if is_whole(first) => Err(Error::usage(format!(
-            "'{}' is a whole address, so there is nothing that '{}' could be",
-            first.escape_debug(),
-            name.escape_debug()
-        ))
-        .hint(HOW)),
+        None => Ok(first.parse()?),
+        Some(name) if is_whole(first) => {
+            let error = Error::usage(format!(
+                "'{}' is a whole address, so there is nothing that '{}' could be",
+                first.escape_debug(),
+                name.escape_debug()
+            ));
+            Err(CommandError::advised(error, HOW))
+        }
         Some(name) => Ok(Address { vm: first.parse()?, snapshot: name.parse()? }),
     }
 }
@@ -33,7 +37,7 @@ pub(crate) fn address_and_new<'w>(
     first: &'w str,
     second: &'w str,
     third: Option<&'w str>,
-) -> Result<(Address, &'w str), Error> {
+) -> Result<(Address, &'w str), CommandError> {
     match third {
         None => Ok((address(first, None)?, second)),
         Some(new) => Ok((address(first, Some(second))?, new)),
@@ -44,20 +48,20 @@ pub(crate) fn address_and_new<'w>(
 ///
 /// # Errors
 /// `Usage` for what is not the name of a snapshot, and for the two forms mixed.
-pub(crate) fn addresses(words: &[String]) -> Result<Vec<Address>, Error> {
+pub(crate) fn addresses(words: &[String]) -> Result<Vec<Address>, CommandError> {
     match words {
         [vm, names @ ..] if !names.is_empty() && !words.iter().any(|word| is_whole(word)) => {
             names.iter().map(|name| address(vm, Some(name))).collect()
         }
         [_, _, ..] if !words.iter().all(|word| is_whole(word)) => {
             let shown: Vec<String> = words.iter().map(|word| word.escape_debug().to_string()).collect();
-            Err(Error::usage(format!(
+            let error = Error::usage(format!(
                 "'{}': some of these are whole addresses and some are not",
                 shown.join(" ")
-            ))
-            .hint("write each snapshot as VM@NAME"))
+            ));
+            Err(CommandError::advised(error, "write each snapshot as VM@NAME"))
         }
-        whole => whole.iter().map(|word| word.parse()).collect(),
+        whole => whole.iter().map(|word| Ok(word.parse()?)).collect(),
     }
 }
 
@@ -71,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    fn listed(words: &[&str]) -> Result<Vec<String>, Error> {
+    fn listed(words: &[&str]) -> Result<Vec<String>, CommandError> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         Ok(addresses(&words)?.iter().map(Address::to_string).collect())
     }

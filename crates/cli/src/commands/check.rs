@@ -43,12 +43,11 @@ pub(crate) fn run(session: &Session, arguments: &CheckArguments) -> Result<(), C
         [] => "the store is damaged; no snapshot is touched".to_owned(),
         snapshots => format!("damaged: {}", snapshots.join(", ")),
     };
-    Err(Error::damaged(message)
-        .hint(
-            "the memory of these snapshots can't be restored whole, their disks can (docs/format.md); delete them with \
-             `vmrewind snapshot delete` when they are of no use",
-        )
-        .into())
+    Err(CommandError::advised(
+        Error::damaged(message),
+        "the memory of these snapshots can't be restored whole, their disks can (docs/format.md); delete them with \
+         `vmrewind snapshot delete` when they are of no use",
+    ))
 }
 
 fn describe(view: &CheckView) -> String {

@@ -14,6 +14,7 @@ use crate::capture::method::Bounds;
 use crate::capture::shot::{Miss, Shot};
 use crate::context::Context;
 use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::{SnapshotId, VmName};
 use crate::images::{image_id, store_error};
 use crate::machine_image;
@@ -160,7 +161,7 @@ fn begin_image(subject: &Subject<'_>, into: &Destination<'_>) -> Result<ImageWri
             need >> 20,
             free >> 20
         ))
-        .hint("free some space on the root's file system, or use --disk-only"));
+        .with_hint(Hint::FreeSpaceOrWithoutMemory));
     }
     let parent = into.parent.map(image_id).transpose()?;
     let options = WriteOptions { parent, ..WriteOptions::default() };
@@ -182,14 +183,14 @@ fn refuse_blocked(monitor: &Monitor, vm: &VmName) -> Result<()> {
     let migration = monitor.migration()?;
     if migration.status.is_some_and(|status| !status.is_over()) {
         return Err(Error::new(ErrorKind::Busy, format!("a migration of VM '{vm}' is under way"))
-            .hint("wait until it is over, then try again"));
+            .with_hint(Hint::WaitUntilOver));
     }
     let reasons = migration.blocked_reasons;
     if reasons.is_empty() {
         return Ok(());
     }
     Err(Error::refused(format!("the memory of VM '{vm}' can't be captured: {}", reasons.join("; ")))
-        .hint("remove the device from the VM's command line, or use --disk-only"))
+        .with_hint(Hint::RemoveDevice))
 }
 
 /// Opens each new layer in QEMU, with no backing yet, and says where it will go.

@@ -15,6 +15,7 @@ use crate::capture::method::{Bounds, downtime_goal_ms};
 use crate::capture::receive::{Gauge, Received, Receiver};
 use crate::context::{Context, Work};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::monitor::{DiskSwitch, Monitor, stands_still_for_us};
 use crate::patience::Patience;
 use crate::record::snapshot::Method;
@@ -367,7 +368,7 @@ fn over_budget(pause: Duration, max: Option<Duration>) -> Error {
         ms(max),
         ms(pause)
     ))
-    .hint("allow a longer --max-pause, or try again when the VM is less busy")
+    .with_hint(Hint::AllowLongerPause)
 }
 
 impl Miss {

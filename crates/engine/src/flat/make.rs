@@ -11,6 +11,7 @@ use vmrewind_store::{ImageReader, SpaceIndex};
 use super::{Maker, NOTE, NotShared, Note};
 use crate::context::Work;
 use crate::error::{Context, Error, Result};
+use crate::hint::Hint;
 use crate::images::{image_id, store_error};
 use crate::machine_image;
 use crate::record::RECORD_VERSION;
@@ -114,5 +115,5 @@ fn check_space(files: &Files, folder: &Path, data_bytes: u64) -> Result<()> {
         mib(free_bytes),
         folder.display()
     ))
-    .hint("free some space, or boot the clones (--cold)"))
+    .with_hint(Hint::FreeSpaceOrBoot))
 }

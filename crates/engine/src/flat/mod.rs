@@ -25,6 +25,7 @@ use vmrewind_store::Store;
 
 use crate::context::Context;
 use crate::error::{Context as _, Error, Result};
+use crate::hint::Hint;
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::root::Root;
@@ -221,7 +222,7 @@ fn spoilt(folder: &Path) -> Error {
         "the memory file in '{}' was changed or removed while clones run on it",
         folder.display()
     ))
-    .hint("stop the clones that were started from this snapshot; the next start makes the file again")
+    .with_hint(Hint::StopClones)
 }
 
 /// Whether a QEMU of that version can share memory files.

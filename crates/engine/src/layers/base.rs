@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::layers::image_tool::qemu_img;
 use crate::layers::qcow2;
 use crate::record::vm::{BaseLayer, BaseRecord, FileMark, VmRecord};
@@ -103,7 +104,7 @@ fn query(request: &BaseRequest<'_>) -> Result<Info> {
                 "disk '{}': image '{}' is in use by another process",
                 request.disk, request.location
             ))
-            .hint("shut the other VM down first: two writers would destroy the image")
+            .with_hint(Hint::ShutOtherVm)
             .because(error)
         } else {
             error
@@ -147,7 +148,7 @@ fn pointer(request: &BaseRequest<'_>, kind: &str, target: &str) -> Error {
         request.location,
         if target == "another file" { target.to_owned() } else { format!("'{}'", target.escape_debug()) },
     ))
-    .hint("if you made this image yourself and want that file to be read, add --trust-backing")
+    .with_hint(Hint::TrustBacking)
 }
 
 /// Notices that somebody changed a base since it was taken over.
@@ -168,11 +169,11 @@ pub(crate) fn check_unchanged(disk: &str, base: &BaseRecord) -> Result<()> {
     } else {
         format!("it had {} bytes and now has {}", expected.bytes, found.bytes)
     };
-    Err(Error::refused(format!("disk '{disk}': base image '{}' was changed since it was taken over: {change}", base.location))
-        .hint(
-            "every snapshot of this VM reads through it: put the old file back (with its modification time, `cp -p`), \
-             or copy it and make a new VM on the copy",
-        ))
+    Err(Error::refused(format!(
+        "disk '{disk}': base image '{}' was changed since it was taken over: {change}",
+        base.location
+    ))
+    .with_hint(Hint::PutBaseBack))
 }
 
 /// Notices a changed base of any disk, before anything is built on it. Errors as of [`check_unchanged`].

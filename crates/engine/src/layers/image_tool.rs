@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result, ToolError};
+use crate::hint::Hint;
 use crate::root::file::io_error;
 
 /// Runs `qemu-img` with these arguments and returns what it printed.
@@ -15,7 +16,7 @@ use crate::root::file::io_error;
 pub(crate) fn qemu_img<S: AsRef<OsStr>>(doing: &str, arguments: &[S]) -> Result<Vec<u8>> {
     let output = Command::new("qemu-img").args(arguments).stdin(Stdio::null()).output().map_err(|error| {
         Error::failed(format!("{doing}: cannot run qemu-img"))
-            .hint("install it (Debian and Ubuntu: package qemu-utils); `vmrewind doctor` checks the host")
+            .with_hint(Hint::InstallImageTool)
             .because(error)
     })?;
     if output.status.success() {

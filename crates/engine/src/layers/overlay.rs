@@ -1,6 +1,7 @@
 //! Makes deltas.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::layers::delta_file::{self, Backing};
 use crate::layers::qcow2;
 use crate::record::journal::Overlay;
@@ -42,7 +43,7 @@ pub(crate) fn check_room(folder: &VmFolder) -> Result<()> {
             ROOM_BYTES >> 10,
             free >> 10
         ))
-        .hint("free some space on the root's file system, then try again")),
+        .with_hint(Hint::FreeSpaceOfRoot)),
         _ => Ok(()),
     }
 }

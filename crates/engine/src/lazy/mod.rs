@@ -34,6 +34,7 @@ use supervisor::{Role, command, qemu_of};
 
 use crate::context::{Context, Note, Work};
 use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::host::Helper;
 use crate::ids::VmName;
 use crate::record::RECORD_VERSION;
@@ -158,7 +159,7 @@ impl Charge {
         let deadline = Instant::now() + BEGIN_PATIENCE;
         while LazyRecord::load(folder).is_some() && !ServerLock::is_held(folder)? {
             if Instant::now() >= deadline {
-                return Err(Error::failed("the page server does not start").hint("try again"));
+                return Err(Error::failed("the page server does not start").with_hint(Hint::TryAgain));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -196,12 +197,12 @@ pub(crate) fn failure(folder: &VmFolder) -> Option<(LazyRecord, Failure)> {
 
 /// The error that says why a lazy restore ended badly.
 pub(crate) fn failure_error(vm: &VmName, record: &LazyRecord, failure: &Failure) -> Error {
-    Error::new(failure.kind(), format!("VM '{vm}' was stopped: the memory of '{vm}@{}' could not be read", record.name))
-        .because(Error::failed(failure.message.clone()))
-        .hint(format!(
-            "`vmrewind vm start {vm}` boots it from its disks; `vmrewind snapshot verify {vm}@{}` says what is damaged",
-            record.name
-        ))
+    Error::new(
+        failure.kind(),
+        format!("VM '{vm}' was stopped: the memory of '{vm}@{}' could not be read", record.name),
+    )
+    .because(Error::failed(failure.message.clone()))
+    .with_hint(Hint::BootOrVerify { vm: vm.to_string(), snapshot: record.name.clone() })
 }
 
 /// Forgets a lazy restore that ended badly: the VM is started or restored anew.
@@ -249,7 +250,7 @@ pub(crate) fn end(folder: &VmFolder) -> Result<()> {
         }
         if Instant::now() >= deadline + END_PATIENCE {
             return Err(Error::new(ErrorKind::Busy, "the page server of the VM's last restore does not end")
-                .hint("`fuser` on the VM's file 'lazy.lock' names it"));
+                .with_hint(Hint::FindPageServer));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::vm::spawn;
 
@@ -20,14 +21,12 @@ impl Operation {
         let seen = self.look(name)?;
         let Some(machine) = self.ctx.machines().find(&seen.folder)? else {
             return Err(Error::refused(format!("VM '{name}' does not run"))
-                .hint(format!("`vmrewind vm start {name}` starts it")));
+                .with_hint(Hint::StartVm { vm: name.to_string() }));
         };
         let line = spawn::filled_in(name, &seen.record.hardware, machine.run())?;
         let socket = line.console_socket().ok_or_else(|| {
-            Error::refused(format!("VM '{name}' has no serial console on a socket")).hint(
-                "its command line would need `-serial unix:{run}/console.sock,server=on,wait=off`; \
-                 output of other consoles is in the VM's log",
-            )
+            Error::refused(format!("VM '{name}' has no serial console on a socket"))
+                .with_hint(Hint::ConsoleOnSocket)
         })?;
         Ok(ConsolePath(PathBuf::from(socket)))
     }

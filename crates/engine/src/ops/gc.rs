@@ -12,6 +12,7 @@ use vmrewind_store::{GcOptions, GcPlan, PackReason, Progress};
 use crate::context::{Context, Work};
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::images::{store_error, unnamed_images};
 
 /// How long captures that are under way are waited for.
@@ -96,9 +97,7 @@ impl Operation {
                         "the store is damaged, so it can't be told what snapshots need of it",
                     )
                     .because(error)
-                    .hint(
-                        "`vmrewind check` shows which snapshots are damaged; delete those, then try again",
-                    );
+                    .with_hint(Hint::CheckStore);
                 }
                 store_error("cannot work out what no snapshot needs", error)
             },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::agent::Agent;
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::record::vm::Hardware;
 use crate::view::GuestClock;
@@ -65,7 +66,6 @@ impl Operation {
 
 fn running(name: &VmName, machine: Option<Arc<dyn Machine>>) -> Result<Arc<dyn Machine>> {
     machine.ok_or_else(|| {
-        Error::refused(format!("VM '{name}' does not run"))
-            .hint(format!("`vmrewind vm start {name}` starts it"))
+        Error::refused(format!("VM '{name}' does not run")).with_hint(Hint::StartVm { vm: name.to_string() })
     })
 }

@@ -18,6 +18,7 @@ use crate::capture::method::methods;
 use crate::capture::shot::Miss;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
 use crate::layers::{base, overlay};
 use crate::lazy;
@@ -125,7 +126,7 @@ impl Operation {
         };
         if held.snapshots.0.iter().any(|snapshot| snapshot.name == name) {
             return Err(Error::refused(format!("VM '{vm}' has a snapshot '{name}' already"))
-                .hint("choose another name, or delete or rename the old one"));
+                .with_hint(Hint::SnapshotNameTaken));
         }
         let guest_runs = match machine {
             None => false,
@@ -139,26 +140,19 @@ impl Operation {
         if let Some(required) = request.require
             && !grade.satisfies(required)
         {
-            let hint = match required {
-                Grade::Live => "start the VM and leave --disk-only out",
-                Grade::Off => "stop the VM first",
-                Grade::Filesystem | Grade::Crash => {
-                    "leave --disk-only out, so that the memory is captured too"
-                }
-            };
             return Err(Error::refused(format!(
                 "a snapshot of VM '{vm}' would be of grade {}, not {}",
                 grade.as_str(),
                 required.as_str()
             ))
-            .hint(hint));
+            .with_hint(hint_for(required)));
         }
         base::check_all_unchanged(&held.record)?;
         if held.record.disks.is_empty() && grade != Grade::Live {
             return Err(Error::refused(format!(
                 "VM '{vm}' has no disks, so there is nothing to keep but its memory"
             ))
-            .hint("start it, and leave --disk-only out"));
+            .with_hint(Hint::StartForMemory));
         }
         let image_before = image_before(&held.record, &held.snapshots);
         Ok(Plan { id: SnapshotId::random(&self.ctx.host), name, grade, guest_runs, image_before })
@@ -170,12 +164,12 @@ impl Operation {
             RunState::Running => Ok(true),
             RunState::Paused | RunState::Prelaunch => Ok(false),
             RunState::Inmigrate => Err(Error::new(ErrorKind::Busy, format!("VM '{vm}' is being restored"))
-                .hint("wait until it runs, then try again")),
+                .with_hint(Hint::WaitUntilItRuns)),
             state => Err(Error::refused(format!(
                 "VM '{vm}' is in state {}: it can't be captured",
                 state_word(&state)
             ))
-            .hint(format!("look at it with `vmrewind vm show {vm}`; a VM that is stopped can be captured"))),
+            .with_hint(Hint::LookAtState { vm: vm.to_string() })),
         }
     }
 
@@ -315,7 +309,7 @@ impl Operation {
         match ledger.undo(OPERATION, plan) {
             Ok(()) => error,
             Err(second) => Error::new(ErrorKind::Partial, format!("{error}; undoing it is not complete"))
-                .hint("the next vmrewind command on this VM tries again")
+                .with_hint(Hint::NextUndoes)
                 .because(second),
         }
     }
@@ -349,7 +343,7 @@ fn refuse_not_started(record: &VmRecord) -> Result<()> {
             "VM '{}' was not started since it was cloned: it is what '{}@{}' is",
             record.name, origin.vm, origin.snapshot
         ))
-        .hint("start it first, or clone that snapshot again")),
+        .with_hint(Hint::StartOrCloneAgain)),
         _ => Ok(()),
     }
 }
@@ -398,12 +392,19 @@ fn no_method(vm: &VmName, misses: &[(Method, Error)], guest_runs: bool) -> Error
         .collect();
     let refused = misses.iter().find(|(_, error)| error.kind() == ErrorKind::Refused);
     let kind = refused.map_or(ErrorKind::Failed, |_| ErrorKind::Refused);
-    let hint = refused.and_then(|(_, error)| error.hint_text()).unwrap_or(if guest_runs {
-        "`--disk-only` makes a snapshot without memory; `-v` shows what QEMU said"
-    } else {
-        "let the guest run first (a paused one is taken by background snapshot only), or use --disk-only"
-    });
-    Error::new(kind, format!("cannot capture VM '{vm}' live; it is as before. {}", why.join("; "))).hint(hint)
+    let otherwise = if guest_runs { Hint::WithoutMemory } else { Hint::RunOrWithoutMemory };
+    let hint = refused.and_then(|(_, error)| error.hint()).cloned().unwrap_or(otherwise);
+    Error::new(kind, format!("cannot capture VM '{vm}' live; it is as before. {}", why.join("; ")))
+        .with_hint(hint)
+}
+
+/// How to get a snapshot of that grade, where it would be of another.
+fn hint_for(required: Grade) -> Hint {
+    match required {
+        Grade::Live => Hint::StartWithMemory,
+        Grade::Off => Hint::StopFirst,
+        Grade::Filesystem | Grade::Crash => Hint::MemoryToo,
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::{Address, SnapshotId};
 use crate::layers::clones::{CloneOf, clones_of};
 use crate::layers::needs::{Reader, readers};
@@ -69,9 +70,7 @@ impl Operation {
     fn hold_all(&self, addresses: &[Address]) -> Result<Held> {
         let Some(first) = addresses.first() else { return Err(Error::usage("no snapshot is named")) };
         if addresses.iter().any(|address| address.vm != first.vm) {
-            return Err(
-                Error::usage("the snapshots are of several VMs").hint("delete those of one VM at a time")
-            );
+            return Err(Error::usage("the snapshots are of several VMs").with_hint(Hint::OneVmAtATime));
         }
         self.hold(&first.vm)
     }
@@ -166,7 +165,7 @@ fn refuse_cloned(held: &Held, manifest: &Manifest, clones: &[CloneOf]) -> Result
         manifest.name,
         names.join(", ")
     ))
-    .hint("start those VMs, or delete them first"))
+    .with_hint(Hint::StartOrDeleteClones))
 }
 
 /// Refuses a snapshot while the guest still gets its memory from it.
@@ -182,7 +181,7 @@ fn refuse_served(held: &Held, doomed: &[&Manifest]) -> Result<()> {
         ErrorKind::Busy,
         format!("snapshot '{vm}@{}' can't be deleted: VM '{vm}' still gets its memory from it", served.name),
     )
-    .hint(format!("wait until `vmrewind vm show {vm}` does not say restoring any more, then try again")))
+    .with_hint(Hint::WaitForMemory { vm: vm.to_string() }))
 }
 
 /// Refuses a snapshot while somebody reads through its own layers.
@@ -203,10 +202,7 @@ fn refuse_needed(
         manifest.name,
         names.join(", ")
     ))
-    .hint(
-        "delete those snapshots with it (undo points too: `vmrewind snapshot list --all`), and those VMs before it; \
-         where the VM's present state is named, restore another snapshot with --discard-current first",
-    ))
+    .with_hint(Hint::DeleteReaders))
 }
 
 #[cfg(test)]

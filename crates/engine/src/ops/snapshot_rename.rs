@@ -2,6 +2,7 @@
 
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::{Address, SnapshotName};
 use crate::record::journal::RedoPlan;
 use crate::record::snapshot::Origin;
@@ -17,7 +18,7 @@ impl Operation {
         let mut manifest = held.snapshots.by_name(&held.record, &address.snapshot)?.clone();
         if held.snapshots.0.iter().any(|other| other.name == *name && other.id != manifest.id) {
             return Err(Error::refused(format!("VM '{}' has a snapshot '{name}' already", address.vm))
-                .hint("choose another name"));
+                .with_hint(Hint::ChooseAnotherName));
         }
         manifest.name = name.clone();
         // A snapshot that got a name of the user's is the user's.

@@ -18,6 +18,7 @@ use crate::capture::guard::{Guard, Watch};
 use crate::context::Work;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::identity;
 use crate::ids::{Address, LayerId, SnapshotId};
 use crate::images::image_id;
@@ -359,7 +360,7 @@ impl Operation {
         let old_runs = || matches!(found(), Ok(Some(machine)) if plan.qemu == Some(machine.mark()));
         if let Err(second) = ledger.undo(OPERATION, plan) {
             return error
-                .hint(format!("undoing it is not complete ({second}); the next vmrewind command tries again"))
+                .with_hint(Hint::UndoFailed { error: second.to_string() })
                 .with_kind(ErrorKind::Partial);
         }
         if plan.qemu.is_none() || old_runs() {
@@ -373,7 +374,7 @@ impl Operation {
                 "the restore failed after VM '{name}' was stopped for it; its disks are as they were"
             ))
             .with_kind(kind)
-            .hint(format!("`vmrewind vm start {name}` boots it from its disks"))
+            .with_hint(Hint::BootFromDisks { vm: name.to_string() })
     }
 }
 
@@ -382,7 +383,7 @@ fn ended_after_all(held: &Held, machine: &dyn Machine) -> Error {
     let name = &held.record.name;
     qemu_ended(machine, &held.folder)
         .with_kind(ErrorKind::Partial)
-        .hint(format!("the disks of '{name}' are those of the snapshot; restore it again"))
+        .with_hint(Hint::RestoreAgain { vm: name.to_string() })
 }
 
 /// The error for a new QEMU that ended after it had loaded the snapshot's state.

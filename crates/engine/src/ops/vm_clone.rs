@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::identity;
 use crate::ids::{Address, VmName};
 use crate::layers::base;
@@ -145,7 +146,7 @@ fn names(request: &VmClone) -> Result<Vec<VmName>> {
     let Some(count) = request.count else { return Ok(vec![request.name.clone()]) };
     if !(1..=CLONES_MAX).contains(&count) {
         return Err(Error::usage(format!("{count} clones can't be made"))
-            .hint(format!("--count takes a number from 1 to {CLONES_MAX}")));
+            .with_hint(Hint::CloneCount { most: CLONES_MAX }));
     }
     (1..=count).map(|number| format!("{}-{number}", request.name).parse()).collect()
 }

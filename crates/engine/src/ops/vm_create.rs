@@ -16,6 +16,7 @@ use vmrewind_qemu::cmdline::{
 
 use crate::engine::Operation;
 use crate::error::{Context, Error, Result};
+use crate::hint::Hint;
 use crate::ids::{LayerId, VmId, VmName};
 use crate::layers::base::{self, BaseRequest};
 use crate::layers::overlay;
@@ -97,8 +98,9 @@ impl Operation {
 
     pub(crate) fn check_name_free(&self, name: &VmName) -> Result<()> {
         if self.root.vm(name).path().exists() {
-            return Err(Error::refused(format!("there is a VM '{name}' already"))
-                .hint("choose another name; `vmrewind vm list` shows those taken"));
+            return Err(
+                Error::refused(format!("there is a VM '{name}' already")).with_hint(Hint::VmNameTaken)
+            );
         }
         Ok(())
     }
@@ -173,7 +175,7 @@ impl Operation {
                     "disks '{other}' and '{}' are the same image '{location}'",
                     disk.name
                 ))
-                .hint("give each disk an image of its own"));
+                .with_hint(Hint::ImageForEachDisk));
             }
             let mut base = base::inspect(BaseRequest {
                 disk: &disk.name,
@@ -254,7 +256,7 @@ impl Operation {
         let found = arch.firmware.iter().find(|files| is_there(files.code) && is_there(files.vars));
         let Firmware { code, vars: template } = found.ok_or_else(|| {
             Error::failed("no UEFI firmware is installed")
-                .hint(format!("install it (Debian and Ubuntu: package {})", arch.firmware_package))
+                .with_hint(Hint::InstallPackage { package: arch.firmware_package.to_owned() })
         })?;
         let copy = draft.path().join("uefi-vars.fd");
         let template =
@@ -280,7 +282,7 @@ impl Operation {
                 error.kind(),
                 std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists
             ) {
-                Error::refused(format!("there is a VM '{name}' already")).hint("choose another name")
+                Error::refused(format!("there is a VM '{name}' already")).with_hint(Hint::ChooseAnotherName)
             } else {
                 io_error(&format!("cannot put VM '{name}' in place"), error)
             }
@@ -292,7 +294,7 @@ impl Operation {
 fn resolve(argv: &[String], working_dir: &Path) -> Result<Hardware> {
     let mut line = CommandLine::parse(argv).map_err(|error| {
         Error::refused(format!("cannot take over this QEMU command line: {error}"))
-            .hint("give the program and its options after `--`, as you would type them")
+            .with_hint(Hint::GiveCommandLine)
     })?;
     if let Err(refusals) = line.check_supported() {
         return Err(refused(&refusals));
@@ -309,9 +311,9 @@ fn resolve(argv: &[String], working_dir: &Path) -> Result<Hardware> {
 fn refused(refusals: &[vmrewind_qemu::cmdline::Refusal]) -> Error {
     let all: Vec<String> =
         refusals.iter().map(|refusal| format!("{}: {}", refusal.option, refusal.why)).collect();
-    let hints: Vec<&str> = refusals.iter().map(|refusal| refusal.hint).collect();
+    let instead = refusals.iter().map(|refusal| refusal.hint).collect();
     Error::refused(format!("cannot take over this QEMU command line: {}", all.join("; ")))
-        .hint(hints.join("; "))
+        .with_hint(Hint::OptionsInstead { instead })
 }
 
 /// The disk's image where that is a file.
@@ -347,7 +349,7 @@ fn choose_accelerator(arch: &Arch, wanted: Option<&str>) -> Result<Accelerator> 
         None if program::kvm_works(arch.program) => Ok(Accelerator::Kvm),
         None => Ok(Accelerator::Tcg),
         Some(other) => Err(Error::usage(format!("'{}' is not an accelerator", other.escape_debug()))
-            .hint("accelerators are kvm and tcg")),
+            .with_hint(Hint::Accelerators)),
     }
 }
 
@@ -355,10 +357,12 @@ fn parse_network(text: &str) -> Result<Network> {
     match text {
         "user" => Ok(Network::User),
         "none" => Ok(Network::None),
-        _ => match text.strip_prefix("bridge=") {
-            Some(bridge) if !bridge.is_empty() => Ok(Network::Bridge(bridge.to_owned())),
-            _ => Err(Error::usage(format!("'{}' is not a network", text.escape_debug()))
-                .hint("networks are user, none and bridge=NAME")),
-        },
+        _ => {
+            match text.strip_prefix("bridge=") {
+                Some(bridge) if !bridge.is_empty() => Ok(Network::Bridge(bridge.to_owned())),
+                _ => Err(Error::usage(format!("'{}' is not a network", text.escape_debug()))
+                    .with_hint(Hint::Networks)),
+            }
+        }
     }
 }

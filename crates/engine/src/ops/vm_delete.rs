@@ -10,6 +10,7 @@ use vmrewind_store::Store;
 
 use crate::engine::{Engine, HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
 use crate::layers::clones::clones_of;
@@ -63,7 +64,7 @@ impl Operation {
             Some(machine) if force => end_vm(&**machine, &locked.folder)?,
             Some(machine) => {
                 return Err(Error::refused(format!("VM '{name}' runs (pid {})", machine.mark().pid))
-                    .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force")));
+                    .with_hint(Hint::StopOrForceDelete { vm: name.to_string() }));
             }
             None => {}
         }
@@ -82,7 +83,7 @@ impl Operation {
             error
                 .while_doing(format!("VM '{name}' is gone, but not all of its files"))
                 .with_kind(ErrorKind::Partial)
-                .hint("the next vmrewind command on this root goes on removing them")
+                .with_hint(Hint::NextRemoves)
         })?;
         Ok(plan)
     }
@@ -130,7 +131,7 @@ fn refuse_cloned(folder: &VmFolder, record: &VmRecord) -> Result<()> {
         record.name,
         names.join(", ")
     ))
-    .hint("delete the clones first"))
+    .with_hint(Hint::DeleteClones))
 }
 
 /// Whether a draft folder's command has died. A very young one can be about to take its lock.

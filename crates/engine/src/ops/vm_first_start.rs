@@ -19,6 +19,7 @@ use std::time::Instant;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{Flat, NotShared};
+use crate::hint::Hint;
 use crate::images::{image_id, store_error};
 use crate::machine_image;
 use crate::ops::guest::Resumed;
@@ -44,10 +45,10 @@ impl Operation {
         how: VmStart,
         begun: Instant,
     ) -> Result<StartReport> {
-        let cold_hint = format!("`vmrewind vm start {} --cold` boots it from its disks", held.record.name);
+        let cold = Hint::BootCloneCold { vm: held.record.name.to_string() };
         let flat = self
             .memory_file(&first.image, &held.record.hardware)
-            .map_err(|error| if error.hint_text().is_none() { error.hint(cold_hint) } else { error })?;
+            .map_err(|error| if error.hint().is_none() { error.with_hint(cold) } else { error })?;
         let undo = UndoPlan {
             cause: Cause::Restore,
             overlays: Vec::new(),
@@ -76,7 +77,7 @@ impl Operation {
                 return Err(match ledger.undo(OPERATION, &undo) {
                     Ok(()) => error,
                     Err(second) => error
-                        .hint(format!("undoing it is not complete ({second}); the next command tries again"))
+                        .with_hint(Hint::UndoFailed { error: second.to_string() })
                         .with_kind(ErrorKind::Partial),
                 });
             }

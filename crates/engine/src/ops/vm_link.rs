@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::engine::Operation;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::vm::machine::Use;
 
@@ -35,8 +36,7 @@ impl Operation {
     pub fn vm_link(&self, name: &VmName, how: &VmLink) -> Result<LinkView> {
         let held = self.hold_vm(name)?;
         let Some(machine) = self.ctx.machines().find(&held.folder)? else {
-            return Err(Error::refused(format!("VM '{name}' does not run"))
-                .hint("its cables are plugged when it boots; only a running VM's can be changed"));
+            return Err(Error::refused(format!("VM '{name}' does not run")).with_hint(Hint::LinksOfRunning));
         };
         let monitor = machine.channel(Use::Operation)?;
         let nics = chosen(name, monitor.network_devices()?, how.nic.as_deref())?;
@@ -57,5 +57,5 @@ fn chosen(name: &VmName, all: Vec<String>, wanted: Option<&str>) -> Result<Vec<S
         return Ok(vec![wanted.to_owned()]);
     }
     Err(Error::refused(format!("VM '{name}' has no network device '{wanted}'"))
-        .hint(format!("it has: {}", all.join(", "))))
+        .with_hint(Hint::NetworkDevices { nics: all }))
 }

@@ -6,6 +6,7 @@ use crate::context::Note;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, Result};
 use crate::flat::Flat;
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::layers::base::check_all_unchanged;
 use crate::lazy;
@@ -62,7 +63,7 @@ impl Operation {
         let mut held = self.hold_vm(name)?;
         if let Some(machine) = self.ctx.machines().find(&held.folder)? {
             return Err(Error::refused(format!("VM '{name}' runs already (pid {})", machine.mark().pid))
-                .hint(format!("`vmrewind vm stop {name}` stops it")));
+                .with_hint(Hint::StopVm { vm: name.to_string() }));
         }
         check_all_unchanged(&held.record)?;
         lazy::forget_failure(&held.folder)?;

@@ -7,6 +7,7 @@ use vmrewind_qemu::qmp::commands::RunState;
 use crate::context::Cancel;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::lazy;
 use crate::monitor::is_running;
@@ -61,7 +62,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, machine: &dyn Machine, timeout: Dur
     }
     if !is_running(&status) {
         return Err(Error::failed(format!("VM '{name}' is {status}: its guest can't power off"))
-            .hint(format!("let it run first, or use `vmrewind vm stop {name} --force`")));
+            .with_hint(Hint::RunOrForceStop { vm: name.to_string() }));
     }
     let deadline = Instant::now() + timeout;
     let mut next_press = Instant::now();
@@ -87,7 +88,7 @@ fn power_off(cancel: &Cancel, held: &HeldVm, machine: &dyn Machine, timeout: Dur
     }
     let late =
         Error::failed(format!("the guest of VM '{name}' did not power off within {} s", timeout.as_secs()))
-            .hint(format!("wait longer with --timeout, or use `vmrewind vm stop {name} --force`"));
+            .with_hint(Hint::WaitLongerOrForceStop { vm: name.to_string() });
     // Then it is QEMU that hangs, whatever its guest did.
     Err(match silent {
         Some(error) => late.because(error),

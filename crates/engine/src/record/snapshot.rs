@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, SnapshotName, checked};
 use crate::record::RECORD_VERSION;
 use crate::record::vm::{DiskRecord, Hardware, VmRecord};
@@ -63,8 +64,9 @@ impl std::str::FromStr for Grade {
             "filesystem" => Ok(Self::Filesystem),
             "crash" => Ok(Self::Crash),
             "off" => Ok(Self::Off),
-            _ => Err(Error::usage(format!("'{}' is not a grade", text.escape_debug()))
-                .hint("grades are live, filesystem, crash and off")),
+            _ => {
+                Err(Error::usage(format!("'{}' is not a grade", text.escape_debug())).with_hint(Hint::Grades))
+            }
         }
     }
 }
@@ -249,17 +251,15 @@ impl Snapshots {
     /// `NotFound`, naming what there is.
     pub(crate) fn by_name(&self, vm: &VmRecord, name: &SnapshotName) -> Result<&Manifest> {
         self.0.iter().find(|manifest| manifest.name == *name).ok_or_else(|| {
-            let known: Vec<_> = self.0.iter().rev().take(5).map(|manifest| manifest.name.as_str()).collect();
-            let hint = if known.is_empty() {
-                format!("VM '{}' has no snapshots", vm.name)
+            let newest: Vec<_> =
+                self.0.iter().rev().take(5).map(|manifest| manifest.name.to_string()).collect();
+            let vm_name = vm.name.to_string();
+            let hint = if newest.is_empty() {
+                Hint::NoSnapshots { vm: vm_name }
             } else {
-                format!(
-                    "the newest are: {}; `vmrewind snapshot list {}` shows all",
-                    known.join(", "),
-                    vm.name
-                )
+                Hint::OtherSnapshots { vm: vm_name, newest }
             };
-            Error::not_found(format!("VM '{}' has no snapshot '{name}'", vm.name)).hint(hint)
+            Error::not_found(format!("VM '{}' has no snapshot '{name}'", vm.name)).with_hint(hint)
         })
     }
 
@@ -276,9 +276,7 @@ impl Snapshots {
         let found = self.by_name(vm, name)?;
         if id.is_some_and(|id| *id != found.id) {
             let gone = format!("another snapshot of VM '{}' has the name '{name}' now", vm.name);
-            return Err(
-                Error::not_found(gone).hint("the one that was meant was deleted or renamed meanwhile")
-            );
+            return Err(Error::not_found(gone).with_hint(Hint::GoneMeanwhile));
         }
         Ok(found)
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, VmName, checked};
 use crate::record::RECORD_VERSION;
 use crate::root::VmFolder;
@@ -154,9 +155,10 @@ impl VmRecord {
     /// `NotFound` where there is no such VM, `Damaged` for a record that can't be read.
     pub(crate) fn load(folder: &VmFolder, name: &VmName) -> Result<Self> {
         let path = folder.record();
-        let mut record: Self = folder.files().read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
-            Error::not_found(format!("there is no VM '{name}'")).hint("`vmrewind vm list` shows all VMs")
-        })?;
+        let mut record: Self = folder
+            .files()
+            .read_json(&path, RECORD_VERSION)?
+            .ok_or_else(|| Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms))?;
         record.check(&path, name)?;
         record.place_bases(folder);
         Ok(record)
@@ -185,7 +187,7 @@ impl VmRecord {
     fn check(&self, path: &Path, name: &VmName) -> Result<()> {
         let damaged = |what: String| {
             Err(Error::damaged(format!("'{}' is damaged: {what}", path.display()))
-                .hint("put it back from a backup; docs/format.md says what it holds"))
+                .with_hint(Hint::PutRecordBack))
         };
         if self.name != *name {
             return damaged(format!("it is the record of VM '{}'", self.name));

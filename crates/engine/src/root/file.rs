@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use vmrewind_files::{self as files, Disk, DiskFile, PRIVATE_DIR, PRIVATE_FILE};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::root::checksum;
 
 /// The longest record that is read: a VM with as many layers and snapshots as anybody has is far below.
@@ -163,10 +164,8 @@ fn json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
 }
 
 fn wrong_checksum(path: &Path) -> Error {
-    Error::damaged(format!("'{}' is damaged: its content does not fit its checksum", path.display())).hint(
-        "put it back from a backup; if you changed it yourself and mean it, remove its line \"checksum\" \
-         (and the comma before it)",
-    )
+    Error::damaged(format!("'{}' is damaged: its content does not fit its checksum", path.display()))
+        .with_hint(Hint::ChangedRecord)
 }
 
 /// Takes `bytes`, read from `path`, for a JSON file whose `version` must be at most `newest`.
@@ -190,8 +189,7 @@ pub(crate) fn decode_json<T: DeserializeOwned>(bytes: &[u8], path: &Path, newest
 }
 
 fn damaged_record(path: &Path) -> Error {
-    Error::damaged(format!("'{}' is damaged", path.display()))
-        .hint("put it back from a backup; docs/format.md says what it holds")
+    Error::damaged(format!("'{}' is damaged", path.display())).with_hint(Hint::PutRecordBack)
 }
 
 /// The refusal of a file that a newer vmrewind wrote.
@@ -200,7 +198,7 @@ pub(crate) fn newer_format(path: &Path, found: u32, newest: u32) -> Error {
         "'{}' has format version {found}; this vmrewind knows versions up to {newest}",
         path.display()
     ))
-    .hint("use the vmrewind that wrote it, or a newer one")
+    .with_hint(Hint::UseNewer)
 }
 
 /// The bytes a file takes on disk; 0 where it is not there.
@@ -217,16 +215,14 @@ pub(crate) fn cannot_lock(path: &Path, error: io::Error) -> Error {
 /// Says what failed, with a hint for the causes a user can mend.
 pub(crate) fn io_error(message: &str, error: io::Error) -> Error {
     let hint = match error.kind() {
-        IoKind::StorageFull | IoKind::QuotaExceeded => Some("free some space, then try again"),
-        IoKind::PermissionDenied => {
-            Some("check the owner and mode, or run as the user who owns the root (--root)")
-        }
-        IoKind::ReadOnlyFilesystem => Some("the file system is mounted read-only"),
+        IoKind::StorageFull | IoKind::QuotaExceeded => Some(Hint::FreeSpace),
+        IoKind::PermissionDenied => Some(Hint::OwnerAndMode),
+        IoKind::ReadOnlyFilesystem => Some(Hint::ReadOnlyFileSystem),
         _ => None,
     };
     let wrapped = Error::new(ErrorKind::Failed, message).because(error);
     match hint {
-        Some(hint) => wrapped.hint(hint),
+        Some(hint) => wrapped.with_hint(hint),
         None => wrapped,
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use vmrewind_files::unfinished;
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, VmId, VmName};
 use file::{Files, io_error, newer_format};
 
@@ -92,7 +93,7 @@ impl Root {
             Ok(ROOT_VERSION) => Ok(()),
             Ok(newer) if newer > ROOT_VERSION => Err(newer_format(version_file, newer, ROOT_VERSION)),
             _ => Err(Error::damaged(format!("'{}' does not hold a format version", version_file.display()))
-                .hint(format!("is '{}' the root you mean (--root)?", self.path.display()))),
+                .with_hint(Hint::IsThisTheRoot { root: self.path.clone() })),
         }
     }
 
@@ -109,7 +110,7 @@ impl Root {
                 self.path.display(),
                 name.display()
             ))
-            .hint("give an empty or new folder with --root"));
+            .with_hint(Hint::EmptyRoot));
         }
         Ok(())
     }

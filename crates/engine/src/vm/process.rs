@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use vmrewind_files::{Flock, Kind, Wait};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hint::Hint;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::ProcessMark;
 use crate::root::VmFolder;
@@ -74,7 +75,7 @@ impl Process {
                     ErrorKind::Busy,
                     "a QEMU of this VM runs that can't be found or reached",
                 )
-                .hint("if it is just starting, try again; `fuser` on the VM's file 'alive' names it"));
+                .with_hint(Hint::FindQemu));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -158,9 +159,8 @@ impl Process {
         if self.wait_end(Duration::from_secs(10)) {
             Ok(())
         } else {
-            Err(Error::failed(format!("QEMU process {} does not end", self.mark.pid)).hint(
-                "it may be waiting for a disk or a network file system; look at `ps` and the kernel's log",
-            ))
+            Err(Error::failed(format!("QEMU process {} does not end", self.mark.pid))
+                .with_hint(Hint::KernelWaits))
         }
     }
 }
@@ -184,8 +184,9 @@ impl Alive {
         let path = folder.alive();
         let lock =
             Flock::take(&path, Kind::Exclusive, LOOK_PATIENCE).map_err(|error| cannot_lock(&path, error))?;
-        let lock = lock
-            .ok_or_else(|| Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").hint("try again"))?;
+        let lock = lock.ok_or_else(|| {
+            Error::new(ErrorKind::Busy, "a QEMU of this VM runs already").with_hint(Hint::TryAgain)
+        })?;
         // The note is of a QEMU that is gone; the new one is not written down yet.
         folder.files().remove_file(&folder.process())?;
         Ok(lock.into_file().into())
@@ -218,7 +219,7 @@ fn await_last_breath(folder: &VmFolder) -> Result<()> {
     match dying {
         Some(process) if !process.wait_end(IDENTITY_PATIENCE) => {
             Err(Error::new(ErrorKind::Busy, format!("QEMU process {} is ending, slowly", mark.pid))
-                .hint("try again"))
+                .with_hint(Hint::TryAgain))
         }
         _ => Ok(()),
     }

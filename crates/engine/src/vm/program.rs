@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use vmrewind_qemu::arch::Arch;
 
 use crate::error::{Error, Result, ToolError};
+use crate::hint::Hint;
 
 /// The oldest QEMU that is supported.
 const OLDEST: (u32, u32) = (7, 2);
@@ -34,17 +35,15 @@ pub(crate) struct Machines {
 pub(crate) fn ask(program: &str, working_dir: &Path) -> Result<Program> {
     let banner = run(program, &["--version"], working_dir)?;
     let version = parse_version(&banner).ok_or_else(|| {
-        Error::failed(format!("'{program}' does not say which version of QEMU it is")).hint(format!(
-            "the first word after `--` must be a QEMU system emulator, like {}",
-            Arch::host().program
-        ))
+        Error::failed(format!("'{program}' does not say which version of QEMU it is"))
+            .with_hint(Hint::EmulatorWanted { example: Arch::host().program })
     })?;
     if (version.0, version.1) < OLDEST {
         return Err(Error::failed(format!(
             "'{program}' is QEMU {}.{}.{}, which is not supported",
             version.0, version.1, version.2
         ))
-        .hint(format!("use QEMU {}.{} or later", OLDEST.0, OLDEST.1)));
+        .with_hint(Hint::NewerQemu { major: OLDEST.0, minor: OLDEST.1 }));
     }
     let machines = parse_machines(&run(program, &["-machine", "help"], working_dir)?);
     Ok(Program { version: format!("{}.{}.{}", version.0, version.1, version.2), machines })
@@ -59,7 +58,7 @@ fn run(program: &str, arguments: &[&str], working_dir: &Path) -> Result<String> 
         .output()
         .map_err(|error| {
             Error::failed(format!("cannot run '{program}'"))
-                .hint(format!("give the QEMU program after `--`; install it where it is missing (Debian and Ubuntu: package {package})"))
+                .with_hint(Hint::EmulatorMissing { package })
                 .because(error)
         })?;
     if output.status.success() {

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::ids::VmId;
 use crate::root::VmFolder;
 use crate::root::file::io_error;
@@ -102,7 +103,7 @@ fn make_private(path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!("run folder '{}' is not a folder of your own", path.display()))
-        .hint("remove it, or use a root with a shorter path (--root)"))
+        .with_hint(Hint::RemoveRunFolder))
 }
 
 /// Whether a folder is this user's and nobody else can write to it.

@@ -14,6 +14,7 @@ use vmrewind_qemu::qmp::make_pipes;
 
 use crate::cancel::Cancel;
 use crate::error::{Context as _, Error, Result};
+use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
@@ -163,8 +164,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
     let ports = Ports::choose(&template.ports_wanted());
     ports.save(launch.folder.files(), run)?;
     let run_text = run.to_str().ok_or_else(|| {
-        Error::failed(format!("the run folder '{}' is not UTF-8", run.display()))
-            .hint("use another root (--root)")
+        Error::failed(format!("the run folder '{}' is not UTF-8", run.display())).with_hint(Hint::AnotherRoot)
     })?;
     let values =
         Placeholders { name: name.to_string(), run: run_text.to_owned(), ports: ports.given.clone() };
@@ -223,9 +223,8 @@ fn spawn(argv: &[String], launch: Launch<'_>, log: &Path) -> Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
     if !working_dir.is_dir() {
-        return Err(Error::failed(format!("the folder '{}' is gone", working_dir.display())).hint(
-            "the VM was made there, and relative paths in its command line start there: make it again",
-        ));
+        return Err(Error::failed(format!("the folder '{}' is gone", working_dir.display()))
+            .with_hint(Hint::MakeVmAgain));
     }
     command.current_dir(working_dir);
     inherit(&mut command, Alive::take(launch.folder)?);
@@ -233,9 +232,7 @@ fn spawn(argv: &[String], launch: Launch<'_>, log: &Path) -> Result<Child> {
         inherit(&mut command, held);
     }
     own_session(&mut command).spawn().map_err(|error| {
-        Error::failed(format!("cannot run '{program}'"))
-            .hint("is it installed, and its name in the VM's command line right? `vmrewind vm show` prints that")
-            .because(error)
+        Error::failed(format!("cannot run '{program}'")).with_hint(Hint::ProgramOfVm).because(error)
     })
 }
 
@@ -260,7 +257,7 @@ fn connect(
 
 fn explain(error: Error, record: &VmRecord, run: &Path) -> Error {
     let told = Error::new(error.kind(), format!("QEMU did not start VM '{}'", record.name)).because(error);
-    with_last_words(told, run).hint(format!("all of QEMU's output is in '{}'", log_path(run).display()))
+    with_last_words(told, run).with_hint(Hint::OutputOfQemu { log: log_path(run) })
 }
 
 /// Where a VM's QEMU writes its output.

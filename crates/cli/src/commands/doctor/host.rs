@@ -38,7 +38,7 @@ pub(super) fn root(session: &Session) -> Check {
             "root",
             Status::Missing,
             error.to_string(),
-            error.hint_text().unwrap_or("look at it"),
+            error.hint().unwrap_or_else(|| "look at it".into()),
         );
     }
     Check::ok("root", path.display().to_string())

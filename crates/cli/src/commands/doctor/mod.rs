@@ -51,7 +51,8 @@ pub(crate) fn run(session: &Session, _: &DoctorArguments) -> Result<(), CommandE
     if report.ok {
         return Ok(printed?);
     }
-    Err(Error::failed(format!("this host lacks what vmrewind needs: {missing}"))
-        .hint("do what the report says, then run `vmrewind doctor` again")
-        .into())
+    Err(CommandError::advised(
+        Error::failed(format!("this host lacks what vmrewind needs: {missing}")),
+        "do what the report says, then run `vmrewind doctor` again",
+    ))
 }

@@ -146,7 +146,7 @@ impl Guard<'_> {
             |name: &str, value: OsString| self.environment.push((format!("VMREWIND_{name}"), value));
         add("VM", vm.as_str().into());
         add("SNAPSHOT", self.address.to_string().into());
-        if let Ok(root) = self.session.root().and_then(|root| absolute(&root)) {
+        if let Ok(root) = self.session.root().and_then(|root| Ok(absolute(&root)?)) {
             add("ROOT", root);
         }
         if let Ok(view) = operation.vm_show(vm)
@@ -241,18 +241,19 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn drop_snapshot(&self, what: &str) -> Result<Outcome, Error> {
+    fn drop_snapshot(&self, what: &str) -> Result<Outcome, CommandError> {
         let operation = self.session.unstoppable_operation()?;
         match operation.snapshot_drop(&self.address, Some(&self.id)) {
             Ok(_) => Ok(Outcome::Dropped),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Outcome::Gone),
             Err(error) => Err(error
                 .while_doing(format!("{what}, and snapshot '{}' can't be dropped", self.address))
-                .with_kind(ErrorKind::Partial)),
+                .with_kind(ErrorKind::Partial)
+                .into()),
         }
     }
 
-    fn bring_back(&self, operation: &Operation) -> Result<RestoreView, Error> {
+    fn bring_back(&self, operation: &Operation) -> Result<RestoreView, CommandError> {
         let request = SnapshotRestore {
             address: self.address.clone(),
             only_id: Some(self.id.clone()),
@@ -262,17 +263,18 @@ impl Guard<'_> {
         };
         operation.snapshot_restore(&request).map_err(|error| {
             let hint = if error.kind() == ErrorKind::NotFound {
-                "the snapshot or the VM was deleted or renamed meanwhile; `vmrewind snapshot list --all` shows what is there".into()
+                "the snapshot or the VM was deleted or renamed meanwhile; `vmrewind snapshot list --all` shows what is there"
+                    .to_owned()
             } else {
                 format!("the snapshot is kept; try `vmrewind snapshot restore {}`", self.address)
             };
-            error
+            let error = error
                 .while_doing(format!(
                     "THE VM IS NOT BACK: the command failed, and snapshot '{}' could not be restored",
                     self.address
                 ))
-                .with_kind(ErrorKind::Partial)
-                .hint(hint)
+                .with_kind(ErrorKind::Partial);
+            CommandError::advised(error, hint)
         })
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn run(session: &Session, arguments: CreateArguments) -> Result<(), C
     Ok(())
 }
 
-fn request(arguments: CreateArguments) -> Result<SnapshotCreate, Error> {
+fn request(arguments: CreateArguments) -> Result<SnapshotCreate, CommandError> {
     let (vm, name) = match &arguments.name {
         None if !arguments.vm.contains('@') => (arguments.vm.parse()?, None),
         name => {
@@ -79,7 +79,7 @@ fn request(arguments: CreateArguments) -> Result<SnapshotCreate, Error> {
     let mut labels = BTreeMap::new();
     for (key, value) in arguments.labels {
         if labels.insert(key.clone(), value).is_some() {
-            return Err(Error::usage(format!("label '{}' is given twice", key.escape_debug())));
+            return Err(Error::usage(format!("label '{}' is given twice", key.escape_debug())).into());
         }
     }
     Ok(SnapshotCreate {

@@ -75,7 +75,7 @@ pub(crate) fn run(session: &Session, arguments: &CloneArguments) -> Result<(), C
     }
     let made = format!("the clones were made, but not all is as asked for: {}", failed.join(", "));
     let hint = "the result says why; `vmrewind vm start NAME` starts one that does not run";
-    Err(Error::new(ErrorKind::Partial, made).hint(hint).into())
+    Err(CommandError::advised(Error::new(ErrorKind::Partial, made), hint))
 }
 
 fn text(view: &ClonesView) -> String {

@@ -81,11 +81,12 @@ pub(crate) fn run(session: &Session, arguments: &ConsoleArguments) -> Result<(),
     Ok(())
 }
 
-fn connect(path: &Path) -> Result<UnixStream, Error> {
+fn connect(path: &Path) -> Result<UnixStream, CommandError> {
     UnixStream::connect(path).map_err(|error| {
-        Error::failed(format!("cannot connect to the console '{}'", path.display()))
-            .hint("QEMU serves one client at a time: is another console attached?")
-            .because(error)
+        CommandError::advised(
+            Error::failed(format!("cannot connect to the console '{}'", path.display())).because(error),
+            "QEMU serves one client at a time: is another console attached?",
+        )
     })
 }
 

@@ -1,7 +1,7 @@
 //! `vmrewind vm delete`: deletes a VM with its snapshots, after showing what goes.
 
 use clap::Args;
-use vmrewind_engine::{Error, VmDeletePlan};
+use vmrewind_engine::{Error, Hint, VmDeletePlan};
 
 use crate::command_error::CommandError;
 use crate::confirm::{Deletion, confirm, yes};
@@ -43,9 +43,8 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
     }
     if plan.running && !arguments.force {
         // Said before the question: the engine would refuse after it.
-        return Err(Error::refused(format!("VM '{name}' runs"))
-            .hint(format!("stop it first (`vmrewind vm stop {name}`), or delete it with --force"))
-            .into());
+        let error = Error::refused(format!("VM '{name}' runs"));
+        return Err(error.with_hint(Hint::StopOrForceDelete { vm: name.to_string() }).into());
     }
     confirm(session, &describe(&plan), &question(&plan))?;
     let done = operation.vm_delete(&name, arguments.force)?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -252,8 +252,10 @@ pub(crate) fn snapshot() -> SnapshotCreate {
 }
 
 /// Patience for a QEMU that hangs: it costs a test milliseconds.
+///
+/// Waits are by the real clock, as QEMU's are, so a busy host gets more of it: it must not look like a QEMU that hangs.
 pub(crate) fn little_patience() -> Patience {
-    let ms = Duration::from_millis;
+    let ms = |ms: u64| Duration::from_millis(ms * busyness());
     Patience {
         answer: ms(80),
         brief: ms(40),
@@ -270,6 +272,56 @@ pub(crate) fn little_patience() -> Patience {
         load: ms(200),
         last_words: ms(20),
     }
+}
+
+/// How many want each processor at this moment, at least one.
+fn busyness() -> u64 {
+    static FOUND: LazyLock<u64> = LazyLock::new(|| {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let whole = load.split('.').next().and_then(|whole| whole.parse::<u64>().ok()).unwrap_or(0);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        (whole.div_ceil(cores)).clamp(1, 8)
+    });
+    *FOUND
+}
+
+/// How far an operation came that was to fail at a command.
+pub(crate) enum Reached {
+    /// To that command, which failed.
+    Fault,
+    /// To its end: it has fewer commands.
+    End,
+    /// Neither: a busy host was too slow for its patience.
+    Nothing,
+}
+
+impl Reached {
+    /// What it is of an operation whose fault came or not, and that succeeded or not.
+    pub(crate) fn of(fault_came: bool, succeeded: bool) -> Self {
+        match (fault_came, succeeded) {
+            (true, _) => Self::Fault,
+            (false, true) => Self::End,
+            (false, false) => Self::Nothing,
+        }
+    }
+}
+
+/// Has an operation fail at its first command, at its second, and so on until it has no more.
+pub(crate) fn at_every_command(fault: Fault, least: usize, mut attempt: impl FnMut(usize) -> Reached) {
+    /// How often the host may be too slow in a row.
+    const TOO_SLOW: usize = 20;
+    let (mut command, mut slow) = (0, 0);
+    loop {
+        match attempt(command) {
+            Reached::Fault => (command, slow) = (command + 1, 0),
+            Reached::End => break,
+            Reached::Nothing => {
+                slow += 1;
+                assert!(slow < TOO_SLOW, "{fault:?} at {command}: without it the operation fails, too");
+            }
+        }
+    }
+    assert!(command > least, "{fault:?} came at {command} commands only");
 }
 
 /// Every way to fail.

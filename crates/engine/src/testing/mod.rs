@@ -16,7 +16,7 @@ use crate::patience::Patience;
 use crate::root::VmFolder;
 use crate::vm::local::LocalQemu;
 
-pub(crate) use bench::{Bench, DISK, faults, little_patience, snapshot, vm};
+pub(crate) use bench::{Bench, DISK, Reached, at_every_command, faults, little_patience, snapshot, vm};
 pub(crate) use machines::{FakeMachines, FakeVm};
 
 /// The epoch, always; time passes only where somebody sleeps. Every random byte is 1.

@@ -6,10 +6,7 @@ use vmrewind_testkit::fake_qemu::machine::{Fault, Setup};
 
 use super::*;
 use crate::patience::Patience;
-use crate::testing::{Bench, faults, little_patience, snapshot};
-
-/// More commands than any capture says.
-const MANY: usize = 400;
+use crate::testing::{Bench, Reached, at_every_command, faults, little_patience, snapshot};
 
 /// A guest that its user paused.
 fn paused() -> Setup {
@@ -86,13 +83,12 @@ fn a_pause_that_is_too_long_is_a_miss_of_every_method() {
 /// writes to.
 fn fails_everywhere(setup: &Setup, request: &SnapshotCreate) {
     for fault in faults() {
-        let reached = (0..MANY).find(|pass| !fails_at(setup, request, *pass, fault)).unwrap();
-        assert!(reached > 3, "{fault:?} came at {reached} commands only");
+        at_every_command(fault, 3, |command| fails_at(setup, request, command, fault));
     }
 }
 
-/// Whether the fault came.
-fn fails_at(setup: &Setup, request: &SnapshotCreate, pass: usize, fault: Fault) -> bool {
+/// Says how far it came.
+fn fails_at(setup: &Setup, request: &SnapshotCreate, pass: usize, fault: Fault) -> Reached {
     let bench = Bench::running(setup.clone(), little_patience());
     let qemu = bench.vm();
     qemu.fake.fail_after(pass, fault);
@@ -107,7 +103,7 @@ fn fails_at(setup: &Setup, request: &SnapshotCreate, pass: usize, fault: Fault) 
     bench.check(&case);
     let listed = if result.is_ok() { vec!["snap-1".to_owned()] } else { Vec::new() };
     assert_eq!(bench.snapshots(), listed, "{case}");
-    came
+    Reached::of(came, result.is_ok())
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::machine::Machine;
 use crate::outcome::{Outcome, context};
 use crate::program::built_program;
 use crate::report::results_file;
-use crate::scenarios::{capture, clone, restore, store};
+use crate::scenarios::{builds, capture, clone, restore, store};
 
 /// Measures vmrewind beside QEMU's own ways.
 #[derive(Parser)]
@@ -46,6 +46,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Scenario {
+    /// What people do with a VM that runs, by this build and another one beside it, and where the time goes.
+    Builds {
+        #[command(flatten)]
+        options: builds::Options,
+        #[command(flatten)]
+        stage: Stage,
+    },
     /// How long a running guest stands still for a snapshot with memory, and how long the snapshot takes.
     Capture {
         #[command(flatten)]
@@ -108,6 +115,9 @@ fn main() -> ExitCode {
 
 fn run(scenario: Scenario) -> Outcome {
     match scenario {
+        Scenario::Builds { options, stage } => {
+            stage.measure("builds", builds::markdown, |program, dir| builds::run(&options, program, dir))
+        }
         Scenario::Capture { options, stage } => {
             stage.measure("capture", capture::markdown, |program, dir| capture::run(&options, program, dir))
         }

@@ -163,6 +163,16 @@ impl Console {
         self.wait_for("tick", since, timeout, Tick::parse)
     }
 
+    /// The first tick after `since`, waited for, and when it came.
+    pub fn first_tick(&self, since: Mark, timeout: Duration) -> Result<(Instant, Tick)> {
+        let tick = self.wait_tick(since, timeout)?;
+        let state = self.shared.lock();
+        let mut lines = state.lines.iter().skip(since.0);
+        // A line that was found a moment ago is still there: lines are never removed.
+        let at = lines.find(|(_, line)| Tick::parse(line).is_some()).map_or_else(Instant::now, |(at, _)| *at);
+        Ok((at, tick))
+    }
+
     /// Has the guest check its memory and disks.
     pub fn verify(&self, timeout: Duration) -> Result<Verify> {
         let line = self.ask("verify", "VERIFY ", timeout)?;

@@ -39,6 +39,9 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == vmrewind_engine::PAGES_COMMAND) {
         return serve_pages(&words);
     }
+    if words.get(1).is_some_and(|word| word == vmrewind_engine::CLOSE_COMMAND) {
+        return ExitCode::SUCCESS;
+    }
     match Arguments::parse_words(&words) {
         Ok(arguments) => run(arguments, Arguments::command_words(&words)),
         Err(problem) => command_error::report_usage(&problem, &words),

@@ -121,7 +121,7 @@ impl Engine {
         let store = Arc::new(open_store(&root)?);
         let engine = Self { root, store, host, machines };
         engine.sweep_gone_vms();
-        flat::sweep(&engine.root);
+        flat::sweep(&engine.root, &engine.host.helper);
         Ok(engine)
     }
 

@@ -58,6 +58,7 @@ pub use context::{
 };
 pub use engine::{Engine, Operation};
 pub use error::{Error, ErrorKind, Result};
+pub use flat::CLOSE_COMMAND;
 pub use hint::Hint;
 pub use host::{Clock, Helper, Host, Random, Steps};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};

@@ -90,9 +90,9 @@ impl Size {
     pub(super) fn steps(&self, what: What) -> Vec<(String, Summary)> {
         let Some(first) = self.of(Build::This, what).next() else { return Vec::new() };
         let of_step = |name: &String| {
-            let all = self.of(Build::This, what).filter_map(|sample| {
-                sample.steps.iter().find(|(step, _)| step == name).map(|(_, ms)| *ms)
-            });
+            let all = self
+                .of(Build::This, what)
+                .filter_map(|sample| sample.steps.iter().find(|(step, _)| step == name).map(|(_, ms)| *ms));
             Some((name.clone(), Summary::of(all)?))
         };
         first.steps.iter().filter_map(|(name, _)| of_step(name)).collect()

@@ -15,6 +15,7 @@ mod make;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -26,12 +27,15 @@ use vmrewind_store::Store;
 use crate::context::Context;
 use crate::error::{Context as _, Error, Result};
 use crate::hint::Hint;
+use crate::host::Helper;
 use crate::record::RECORD_VERSION;
 use crate::record::vm::Hardware;
 use crate::root::Root;
 use crate::root::file::cannot_lock;
 use crate::root::file::{Files, io_error};
 use crate::vm::process::boot_id;
+use crate::vm::reap::reap;
+use crate::vm::session::own_session;
 
 /// The first QEMU that maps a file for reading and lets the guest write to private pages.
 const FIRST_QEMU: (u32, u32) = (8, 2);
@@ -200,14 +204,32 @@ impl Maker<'_> {
 }
 
 /// Removes the memory files that nobody uses. Failures can wait.
-pub(crate) fn sweep(root: &Root) {
+pub(crate) fn sweep(root: &Root, helper: &Helper) {
     for entry in fs::read_dir(root.flat()).into_iter().flatten().flatten() {
         let folder = entry.path();
         let Ok(Some(lock)) = lock_file(&folder, Kind::Exclusive) else {
             continue;
         };
+        let memory = fs::File::open(folder.join("ram"));
         remove_files(root.files(), &folder);
         drop(lock);
+        if let Ok(memory) = memory {
+            closed_by_another(memory, helper);
+        }
+    }
+}
+
+/// The hidden subcommand under which the helper program does nothing: its end closes what it was given.
+pub const CLOSE_COMMAND: &str = "__close";
+
+/// Has a process of its own close a file that was removed. Whoever closes it last waits until its blocks are free, which
+/// takes a file system with online discard seconds for a guest's memory: nothing that a restore should wait for.
+fn closed_by_another(file: fs::File, helper: &Helper) {
+    let mut command = helper.command();
+    command.arg(CLOSE_COMMAND).stdin(file).stdout(Stdio::null()).stderr(Stdio::null());
+    // Where it can't be started the file is closed here, and that takes its time.
+    if let Ok(child) = own_session(&mut command).spawn() {
+        reap(child);
     }
 }
 

@@ -11,10 +11,13 @@ pub mod crash_disk;
 pub mod disk;
 mod error;
 pub mod fake_qemu;
+pub mod fault_disk;
 pub mod guest;
+pub mod postcopy;
 pub mod qemu;
 pub mod report;
 pub mod rig;
+pub mod schedules;
 pub mod storage;
 
 pub use error::{Error, Result};

@@ -2,9 +2,7 @@
 //!
 //! A lost wake-up, or a look that is stale by the time it counts, shows in one schedule of many, and the system always
 //! takes the same few. So the files below are compiled here with `shuttle`'s locks for the standard library's: of their
-//! tests, those that go through `explore` run under some thousand schedules each, one thread at a time, with a choice at
-//! every lock. A schedule in which nobody can go on fails too. The seed is printed where a test fails, and the variable
-//! `VMREWIND_TEST_SCHEDULE_SEED` sets it.
+//! tests, those that go through `explore` run under some thousand schedules each (`vmrewind_testkit::schedules`).
 #![allow(dead_code, reason = "what only the rest of the writer uses")]
 #![allow(clippy::duplicate_mod, reason = "the same code with other locks")]
 
@@ -21,60 +19,9 @@ mod shared;
 
 /// In place of [`crate::sync`].
 mod sync {
-    use std::hash::{BuildHasher, RandomState};
     pub(crate) use std::sync::PoisonError;
-    use std::time::Duration;
-
-    use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
-    use shuttle::{Config, Runner};
 
     pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
     pub(crate) use shuttle::thread;
-
-    const SEED: &str = "VMREWIND_TEST_SCHEDULE_SEED";
-    /// Schedules of each kind, unless time is over before.
-    const SCHEDULES: usize = 2000;
-    /// Longest time for the schedules of one kind.
-    const MAX_TIME: Duration = Duration::from_secs(1);
-    /// Changes of the thread that has precedence, in schedules of the second kind.
-    const CHANGES: usize = 3;
-    /// A test makes files and formats messages.
-    const STACK_BYTES: usize = 512 << 10;
-
-    /// Runs a test of one thread, which the locks need a scheduler for all the same.
-    pub(crate) fn alone(test: impl Fn() + Send + Sync + 'static) {
-        run(RandomScheduler::new_from_seed(0, 1), std::sync::Arc::new(test));
-    }
-
-    /// Runs a test under schedules in which every choice is drawn, and under those in which one thread goes on as long
-    /// as it can, which find what takes few switches at odd places.
-    pub(crate) fn explore(test: impl Fn() + Send + Sync + 'static) {
-        let given = std::env::var(SEED).ok().map(|seed| seed.parse().expect("a seed is a number"));
-        let seed: u64 = given.unwrap_or_else(|| RandomState::new().hash_one(0));
-        let _told = OnPanic(seed);
-        let test = std::sync::Arc::new(test);
-        run(RandomScheduler::new_from_seed(seed, SCHEDULES), std::sync::Arc::clone(&test));
-        run(PctScheduler::new_from_seed(seed, CHANGES, SCHEDULES), test);
-    }
-
-    fn run(scheduler: impl Scheduler + 'static, test: std::sync::Arc<impl Fn() + Send + Sync + 'static>) {
-        let mut config = Config::new();
-        config.max_time = Some(MAX_TIME);
-        config.stack_size = STACK_BYTES;
-        Runner::new(scheduler, config).run(move || test());
-    }
-
-    /// Tells the seed when it is dropped by a panic.
-    struct OnPanic(u64);
-
-    impl Drop for OnPanic {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                #[allow(clippy::print_stderr, reason = "a failing test reports to its terminal")]
-                {
-                    eprintln!("again: {SEED}={}", self.0);
-                }
-            }
-        }
-    }
+    pub(crate) use vmrewind_testkit::schedules::{alone, explore};
 }

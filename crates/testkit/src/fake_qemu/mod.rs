@@ -7,6 +7,7 @@
 //! The script runs in a thread of its own. It ends with its last step, which closes the connection; when the client
 //! closes; or when the [`FakeQemu`] is dropped, whatever it waits for.
 
+pub mod agent;
 pub mod machine;
 mod play;
 
@@ -68,7 +69,9 @@ pub fn line(message: &Value) -> Step {
 /// A running script; dropping it ends it.
 #[derive(Debug)]
 pub struct FakeQemu {
-    folder: TempDir,
+    socket: PathBuf,
+    /// The folder of a socket of its own.
+    _folder: Option<TempDir>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<Vec<Value>>>>,
 }
@@ -79,9 +82,10 @@ impl FakeQemu {
     /// # Errors
     /// When the folder, the socket or the thread cannot be made.
     pub fn play(script: Vec<Step>) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("fake-qemu").tempdir()?;
-        let listener = UnixListener::bind(socket_in(folder.path()))?;
-        Self::play_on(folder, listener, script)
+        let folder = own_folder()?;
+        let socket = socket_in(folder.path());
+        let listener = UnixListener::bind(&socket)?;
+        Self::spawn(socket, Some(folder), script, move || Ok(listener))
     }
 
     /// Like [`FakeQemu::play`], but the socket appears only after `delay`, as with a QEMU that is starting.
@@ -89,9 +93,9 @@ impl FakeQemu {
     /// # Errors
     /// When the folder or the thread cannot be made.
     pub fn play_later(delay: Duration, script: Vec<Step>) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("fake-qemu").tempdir()?;
+        let folder = own_folder()?;
         let socket = socket_in(folder.path());
-        Self::spawn(folder, script, move || {
+        Self::spawn(socket.clone(), Some(folder), script, move || {
             thread::sleep(delay);
             UnixListener::bind(socket)
         })
@@ -99,7 +103,7 @@ impl FakeQemu {
 
     /// The socket to connect to.
     pub fn socket(&self) -> PathBuf {
-        socket_in(self.folder.path())
+        self.socket.clone()
     }
 
     /// Waits for the end of the script and gives the requests that came, as JSON.
@@ -111,12 +115,9 @@ impl FakeQemu {
         thread.join().map_err(|_| io::Error::other("the script panicked"))?
     }
 
-    fn play_on(folder: TempDir, listener: UnixListener, script: Vec<Step>) -> io::Result<Self> {
-        Self::spawn(folder, script, move || Ok(listener))
-    }
-
     fn spawn(
-        folder: TempDir,
+        socket: PathBuf,
+        folder: Option<TempDir>,
         script: Vec<Step>,
         listen: impl FnOnce() -> io::Result<UnixListener> + Send + 'static,
     ) -> io::Result<Self> {
@@ -125,7 +126,7 @@ impl FakeQemu {
         let thread = thread::Builder::new()
             .name("fake-qemu".to_owned())
             .spawn(move || Player::accept(&listen()?, stopped)?.play(script))?;
-        Ok(Self { folder, stop, thread: Some(thread) })
+        Ok(Self { socket, _folder: folder, stop, thread: Some(thread) })
     }
 }
 
@@ -145,6 +146,10 @@ pub fn greeting() -> Value {
         "version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": "fake"},
         "capabilities": ["oob"],
     }})
+}
+
+fn own_folder() -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix("fake-qemu").tempdir()
 }
 
 fn socket_in(folder: &Path) -> PathBuf {

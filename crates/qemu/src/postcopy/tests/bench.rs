@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use vmrewind_testkit::postcopy::{Destination, Stage};
 
-use super::content;
-use super::destination::{Destination, Stage};
+use super::{content, destination};
 use crate::postcopy::{Batch, Content, DataRuns, FirstPages, Lane, Next, Options, Source};
 use crate::stream::{Captured, PAGE_BYTES, PAGE_SIZE};
 
@@ -50,7 +50,7 @@ pub(super) struct Bench<'a> {
     data: Vec<DataRuns>,
     working_set: FirstPages,
     pub(super) source: Source<'a>,
-    pub(super) destination: Destination<'a>,
+    pub(super) destination: Destination,
     pub(super) kept: Vec<Batch>,
     /// The faults lane was told to say something, and has not yet.
     is_to_say: bool,
@@ -74,7 +74,7 @@ impl<'a> Bench<'a> {
     ) -> Self {
         let options = Options { host_page_bytes: host_pages * PAGE_BYTES, ..options() };
         let source = Source::fresh(captured, 0, working_set.clone(), options.clone()).unwrap();
-        let destination = Destination::new(captured, host_pages);
+        let destination = destination(captured, host_pages);
         Self {
             captured,
             options,
@@ -143,7 +143,7 @@ impl<'a> Bench<'a> {
             self.source.say(&mut out).unwrap();
             // The end is not due any more once the other lane took zeros of the working set, after all data was sent.
             assert!(!out.is_empty() || !self.kept.is_empty(), "nothing was due");
-            self.destination.receive(&out).unwrap();
+            self.receive(&out);
         }
     }
 
@@ -156,7 +156,19 @@ impl<'a> Bench<'a> {
             .collect();
         let mut out = Vec::new();
         self.source.fill(batch, &data, &mut out).unwrap();
-        self.destination.receive(&out).unwrap();
+        self.receive(&out);
+    }
+
+    /// Gives the destination what one call of the source gave: whole pieces, as another lane's can follow.
+    fn receive(&mut self, out: &[u8]) {
+        self.destination.receive(out).unwrap();
+        assert!(self.destination.is_between_pieces());
+        let (captured, destination) = (self.captured, &self.destination);
+        if destination.runs {
+            assert_eq!(destination.configuration, captured.configuration);
+            assert_eq!(destination.devices, captured.device_state.without_eof());
+            assert_eq!(destination.ram_section, Some(captured.ram_section_id));
+        }
     }
 
     /// What the image holds.

@@ -1,11 +1,12 @@
 //! The source against a simulated destination: random orders, random moments of death, and what must not be accepted.
 
 mod bench;
-mod destination;
 mod return_path;
 mod serving;
 
 use std::ops::Range;
+
+use vmrewind_testkit::postcopy::{Block, Destination};
 
 use crate::stream::{Captured, DeviceState, PAGE_SIZE, RamBlock};
 
@@ -21,6 +22,13 @@ fn captured(pages: &[u64]) -> Captured {
         blocks: blocks.collect(),
         device_state: DeviceState::parse(state).unwrap(),
     }
+}
+
+/// The destination of a machine, on a host with pages of so many of the guest's.
+fn destination(captured: &Captured, host_pages: u64) -> Destination {
+    let blocks = captured.blocks.iter();
+    let blocks = blocks.map(|block| Block { name: block.name.clone(), pages: block.pages() });
+    Destination::new(blocks.collect(), host_pages)
 }
 
 /// What a page with data holds, so that a page in the wrong place is noticed.

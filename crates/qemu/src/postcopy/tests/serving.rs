@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use vmrewind_testkit::postcopy::{Refusal, Stage};
 
 use super::bench::{Bench, options, step};
-use super::destination::{Destination, Refusal, Stage};
-use super::{captured, content, runs};
+use super::{captured, content, destination, runs};
 use crate::postcopy::{Batch, DataRuns, FirstPages, Lane, Next, Options, PageAddress, Source, SourceError};
 use crate::stream::{Captured, PAGE_SIZE};
 
@@ -98,8 +98,8 @@ fn single_pages_are_refused_on_a_host_with_large_ones() {
     let mut source = Source::fresh(&captured, 64, FirstPages::default(), options()).unwrap();
     let mut opening = Vec::new();
     source.say(&mut opening).unwrap();
-    let mut destination = Destination::new(&captured, 16);
-    assert_eq!(destination.receive(&opening), Err(Refusal::PageSizes));
+    let mut refusing = destination(&captured, 16);
+    assert_eq!(refusing.receive(&opening), Err(Refusal::PageSizes));
     // The same opening as if ADVISE and DISCARD were right.
     let mut bench = running_on(&captured, vec![vec![0..64]], 16);
     source.receive(&[0, 2, 0, 4, 0, 0, 0, 3], Duration::ZERO).unwrap();

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::state::{State, Told};
-use super::{Inner, Shared, stream};
+use super::{Bend, Inner, Shared, stream};
 
 /// How long a background snapshot waits for its guest to run before it sends the rest: a paused one never does.
 const UNTIL_IT_RUNS: Duration = Duration::from_millis(100);
@@ -39,6 +39,8 @@ pub(super) fn begin(shared: &Arc<Shared>, socket: &Path) {
 
 /// Waits for a state on a socket.
 pub(super) fn listen(shared: &Arc<Shared>, socket: &Path) -> io::Result<()> {
+    // As QEMU does with what an earlier one has left.
+    let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     let shared = Arc::clone(shared);
     thread::spawn(move || {
@@ -47,9 +49,15 @@ pub(super) fn listen(shared: &Arc<Shared>, socket: &Path) -> io::Result<()> {
         let mut inner = shared.lock();
         inner.received = bytes;
         let mut events = Vec::new();
-        if came.is_ok() && !inner.dead {
+        if came.is_ok() && !inner.dead && inner.state.setup.loads {
             inner.state.run_state = "paused";
             inner.state.set_migration("completed", &mut events);
+        } else if !inner.dead {
+            // QEMU does not live on with half a machine.
+            inner.state.set_migration("failed", &mut events);
+            shared.tell(&mut inner, events);
+            drop(inner);
+            return shared.die();
         }
         shared.tell(&mut inner, events);
     });
@@ -57,19 +65,22 @@ pub(super) fn listen(shared: &Arc<Shared>, socket: &Path) -> io::Result<()> {
 }
 
 fn receive(shared: &Shared, listener: &UnixListener, bytes: &mut Vec<u8>) -> io::Result<()> {
+    accept(shared, listener)?.read_to_end(bytes).map(drop)
+}
+
+/// Waits for a source, as long as the fake lives.
+pub(super) fn accept(shared: &Shared, listener: &UnixListener) -> io::Result<UnixStream> {
     listener.set_nonblocking(true)?;
-    let mut stream = loop {
+    loop {
         match listener.accept() {
-            Ok((stream, _)) => break stream,
+            Ok((stream, _)) => return stream.set_nonblocking(false).map(|()| stream),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if shared.wait(Duration::from_millis(1), |inner| inner.dead) => {
                 return Err(io::Error::other("dead"));
             }
             Err(_) => {}
         }
-    };
-    stream.set_nonblocking(false)?;
-    stream.read_to_end(bytes).map(drop)
+    }
 }
 
 /// The state after a migration that has ended, well or not.
@@ -97,10 +108,10 @@ fn finish(state: &mut State, sent: io::Result<()>, events: &mut Vec<Told>) {
 fn send(shared: &Shared, socket: &Path) -> io::Result<()> {
     let mut out = UnixStream::connect(socket)?;
     // The state of the devices is that of the moment at which it begins.
-    let (pages, run_state, background) = {
+    let (pages, run_state, background, bend) = {
         let mut inner = shared.lock();
         let state = &inner.state;
-        let found = (state.setup.pages, state.run_state, state.has("background-snapshot"));
+        let found = (state.setup.pages, state.run_state, state.has("background-snapshot"), state.setup.bend);
         change(shared, &mut inner, |state, events| state.set_migration("active", events))?;
         found
     };
@@ -111,9 +122,15 @@ fn send(shared: &Shared, socket: &Path) -> io::Result<()> {
             shared.wait(UNTIL_IT_RUNS, |inner| inner.dead || inner.state.run_state == "running");
         }
         cancelled(&shared.lock())?;
+        if bend == Some(Bend::Cut) && number == pages / 2 {
+            return Err(io::Error::other("cut off"));
+        }
+    }
+    if let Some(page) = stream::bent_page(pages, bend) {
+        out.write_all(&page)?;
     }
     if background {
-        return out.write_all(&stream::tail(run_state));
+        return out.write_all(&stream::bent_tail(run_state, bend));
     }
     let (restless, switchover) = {
         let state = &shared.lock().state;
@@ -135,7 +152,7 @@ fn send(shared: &Shared, socket: &Path) -> io::Result<()> {
     }
     // A page that was written while the others were sent.
     out.write_all(&stream::page(0, 2))?;
-    out.write_all(&stream::tail(run_state))
+    out.write_all(&stream::bent_tail(run_state, bend))
 }
 
 /// Changes the state, if nobody cancelled meanwhile.

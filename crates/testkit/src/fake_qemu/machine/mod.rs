@@ -9,13 +9,17 @@
 //!                                                            |
 //!             migration thread <- migrate --------------------'   stream to the capture's socket
 //! ```
-//! As in QEMU a main loop that hangs answers nobody, on no socket, while its migration thread goes on.
+//! As in QEMU a main loop that hangs answers nobody, on no socket, while its migration thread goes on; and so does the
+//! out-of-band monitor ([`FakeMachine::serve_pipes`]).
 
 mod migrate;
+mod pipes;
+mod postcopy;
 mod serve;
 mod state;
 mod stream;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::postcopy::Destination;
 use state::State;
 
 /// What kind of machine it is.
@@ -43,6 +48,16 @@ pub struct Setup {
     pub restless: bool,
     /// Whether the guest obeys its power button.
     pub powers_off: bool,
+    /// Whether the host lets it run a guest before its memory is there.
+    pub postcopy: bool,
+    /// Whether it can load a state that comes in.
+    pub loads: bool,
+    /// What is wrong with the stream that it sends.
+    pub bend: Option<Bend>,
+    /// The names of its network devices.
+    pub links: Vec<String>,
+    /// The character device that a program in its guest has opened.
+    pub agent: Option<String>,
     /// QEMU's word for the state that its guest is in at first.
     pub run_state: &'static str,
 }
@@ -57,9 +72,31 @@ impl Default for Setup {
             background: true,
             restless: false,
             powers_off: true,
+            postcopy: true,
+            loads: true,
+            bend: None,
+            links: Vec::new(),
+            agent: None,
             run_state: "running",
         }
     }
+}
+
+/// What can be wrong with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bend {
+    /// It is cut off in the middle of memory, and the migration fails.
+    Cut,
+    /// Its last bytes do not come, and QEMU says that all was sent.
+    Short,
+    /// The section of a device does not end where it should.
+    Devices,
+    /// A page is of a block that was not announced.
+    UnknownBlock,
+    /// A page lies behind the end of its block.
+    BeyondBlock,
+    /// The state is that of a guest that runs.
+    Running,
 }
 
 /// How it fails.
@@ -82,6 +119,10 @@ pub enum Fault {
 struct Trap {
     /// How many commands it lets pass.
     left: usize,
+    /// Whether one that is the same as the last counts: it asks again.
+    counts_again: bool,
+    /// The only command that counts, where it is to be one.
+    only: Option<&'static str>,
     fault: Fault,
 }
 
@@ -110,6 +151,12 @@ struct Inner {
     sprung: bool,
     commands: Vec<String>,
     received: Vec<u8>,
+    /// What came of a lazy restore.
+    destination: Option<Destination>,
+    /// Why what came to it is none of what QEMU's source sends.
+    nonsense: Option<String>,
+    /// The answers of the out-of-band monitor.
+    pipe: Option<File>,
     clients: Vec<UnixStream>,
 }
 
@@ -130,6 +177,9 @@ impl FakeMachine {
                 sprung: false,
                 commands: Vec::new(),
                 received: Vec::new(),
+                destination: None,
+                nonsense: None,
+                pipe: None,
                 clients: Vec::new(),
             }),
             changed: Condvar::new(),
@@ -140,10 +190,37 @@ impl FakeMachine {
         Ok(Self { shared })
     }
 
+    /// Serves an out-of-band monitor on the named pipes `path` with `.in` and `.out`, whatever its main loop does.
+    ///
+    /// # Errors
+    /// Where there are no such pipes.
+    pub fn serve_pipes(&self, path: &Path) -> io::Result<()> {
+        pipes::serve(&self.shared, path)
+    }
+
     /// Fails at a command, after `pass` others from now on.
     pub fn fail_after(&self, pass: usize, fault: Fault) {
+        self.trap(Trap { left: pass, counts_again: true, only: None, fault });
+    }
+
+    /// The same where the same question again and again counts once: how often it is asked is a matter of time.
+    pub fn fail_after_others(&self, pass: usize, fault: Fault) {
+        self.trap(Trap { left: pass, counts_again: false, only: None, fault });
+    }
+
+    /// Fails at a command of this name, after `pass` others of it from now on.
+    pub fn fail_at(&self, command: &'static str, pass: usize, fault: Fault) {
+        self.trap(Trap { left: pass, counts_again: true, only: Some(command), fault });
+    }
+
+    /// Makes it another kind of machine from now on.
+    pub fn change(&self, change: impl FnOnce(&mut Setup)) {
+        change(&mut self.shared.lock().state.setup);
+    }
+
+    fn trap(&self, trap: Trap) {
         let mut inner = self.shared.lock();
-        inner.trap = Some(Trap { left: pass, fault });
+        inner.trap = Some(trap);
         inner.sprung = false;
     }
 
@@ -185,6 +262,11 @@ impl FakeMachine {
         self.shared.lock().state.settings()
     }
 
+    /// The settings of one that nobody has changed.
+    pub fn untouched_settings() -> Value {
+        State::new(Setup::default()).settings()
+    }
+
     /// The node that a device writes to: its own name as long as nothing was put on top.
     pub fn top_of(&self, device: &str) -> Option<String> {
         self.shared.lock().state.top_of(device)
@@ -198,6 +280,21 @@ impl FakeMachine {
     /// The state that came in, byte for byte.
     pub fn received(&self) -> Vec<u8> {
         self.shared.lock().received.clone()
+    }
+
+    /// What came of a lazy restore by now, if one has begun: a look at the memory.
+    pub fn lazily<T>(&self, look: impl FnOnce(&Destination) -> T) -> Option<T> {
+        self.shared.lock().destination.as_ref().map(look)
+    }
+
+    /// Why what came to it was nothing that QEMU's own source would send, if it was not.
+    pub fn nonsense(&self) -> Option<String> {
+        self.shared.lock().nonsense.clone()
+    }
+
+    /// Whether the cable of a network device is plugged.
+    pub fn is_plugged(&self, link: &str) -> bool {
+        self.shared.lock().state.is_plugged(link)
     }
 
     /// The commands that came, in order.
@@ -235,6 +332,7 @@ impl Shared {
         let mut inner = self.lock();
         inner.dead = true;
         inner.hangs = false;
+        inner.pipe = None;
         for client in inner.clients.drain(..) {
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
@@ -249,6 +347,7 @@ impl Shared {
             let timestamp = json!({"seconds": seconds, "microseconds": time.subsec_micros()});
             let event = json!({"timestamp": timestamp, "event": name, "data": data});
             inner.clients.retain_mut(|client| serve::send(client, &event).is_ok());
+            pipes::send(inner, &event);
         }
         self.changed.notify_all();
     }

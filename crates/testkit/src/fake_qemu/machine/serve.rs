@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::greeting;
 use super::state::Answer;
-use super::{Fault, Shared, migrate};
+use super::{Fault, Shared, migrate, postcopy};
 
 /// How often a wait for a client looks whether the fake is dead.
 const TICK: Duration = Duration::from_millis(2);
@@ -75,7 +75,7 @@ fn serve(shared: &Arc<Shared>, mut client: UnixStream) -> io::Result<()> {
 }
 
 /// Does what a request says, or fails as it was told to. Gives no reply where there is none to come.
-fn carry_out(shared: &Arc<Shared>, request: &Value) -> Option<Value> {
+pub(super) fn carry_out(shared: &Arc<Shared>, request: &Value) -> Option<Value> {
     let command = request.get("execute").and_then(Value::as_str).unwrap_or_default();
     let _turn = shared.main_loop.lock().unwrap_or_else(PoisonError::into_inner);
     let fault = {
@@ -83,8 +83,11 @@ fn carry_out(shared: &Arc<Shared>, request: &Value) -> Option<Value> {
         if inner.dead {
             return None;
         }
+        let again = inner.commands.last().is_some_and(|last| last == command);
         inner.commands.push(command.to_owned());
         match &mut inner.trap {
+            Some(trap) if again && !trap.counts_again => None,
+            Some(trap) if trap.only.is_some_and(|only| only != command) => None,
             Some(trap) if trap.left > 0 => {
                 trap.left -= 1;
                 None
@@ -131,10 +134,18 @@ fn execute(shared: &Arc<Shared>, command: &str, arguments: &Value) -> Option<Val
             migrate::begin(shared, &socket);
             json!({"return": {}})
         }
-        Ok(Answer::Incoming(socket)) => match migrate::listen(shared, &socket) {
-            Ok(()) => json!({"return": {}}),
-            Err(error) => refusal(&error.to_string()),
-        },
+        Ok(Answer::Incoming(socket)) => {
+            let postcopy = inner.state.has("postcopy-ram");
+            let listens = if postcopy {
+                postcopy::listen(shared, &mut inner, &socket)
+            } else {
+                migrate::listen(shared, &socket)
+            };
+            match listens {
+                Ok(()) => json!({"return": {}}),
+                Err(error) => refusal(&error.to_string()),
+            }
+        }
         Ok(Answer::PowerOff) => {
             let shared = Arc::clone(shared);
             thread::spawn(move || shared.die());
@@ -146,6 +157,6 @@ fn execute(shared: &Arc<Shared>, command: &str, arguments: &Value) -> Option<Val
     Some(reply)
 }
 
-fn refusal(why: &str) -> Value {
+pub(super) fn refusal(why: &str) -> Value {
     json!({"error": {"class": "GenericError", "desc": why}})
 }

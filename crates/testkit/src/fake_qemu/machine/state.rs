@@ -1,6 +1,6 @@
 //! What the fake knows of itself, and what each command does to that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -47,6 +47,8 @@ pub(super) struct State {
     nodes: BTreeMap<String, Node>,
     /// Device to its top node.
     tops: BTreeMap<String, String>,
+    /// Network devices whose cable was unplugged.
+    unplugged: BTreeSet<String>,
 }
 
 impl State {
@@ -70,6 +72,7 @@ impl State {
             parameters: parameters(),
             nodes,
             tops,
+            unplugged: BTreeSet::new(),
         }
     }
 
@@ -80,6 +83,10 @@ impl State {
 
     pub(super) fn opened(&self) -> Vec<String> {
         self.nodes.iter().filter(|(_, node)| node.opened).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn is_plugged(&self, link: &str) -> bool {
+        self.setup.links.iter().any(|found| found == link) && !self.unplugged.contains(link)
     }
 
     /// Capabilities that are on, and the parameters.
@@ -149,6 +156,7 @@ impl State {
             "system_powerdown" => nothing(),
             "blockdev-add" => self.add_node(arguments).map(Answer::Value),
             "blockdev-del" => self.remove_node(arguments).map(Answer::Value),
+            "set_link" => self.set_link(arguments).map(Answer::Value),
             "transaction" => self.transaction(arguments).map(Answer::Value),
             "migrate-set-capabilities" => self.set_capabilities(arguments).map(Answer::Value),
             "migrate" => self.migrate(arguments, events).map(Answer::Migrate),
@@ -179,8 +187,16 @@ impl State {
         Some(match command {
             "query-status" => json!({"running": state == "running", "status": state}),
             "query-kvm" => json!({"enabled": self.setup.kvm, "present": true}),
-            "query-memdev" | "query-chardev" => json!([]),
-            "human-monitor-command" => json!(""),
+            "query-memdev" => json!([]),
+            "query-chardev" => {
+                let open = |label| json!({"label": label, "filename": "", "frontend-open": true});
+                self.setup.agent.iter().map(open).collect()
+            }
+            // The only question to the human monitor: `info network`.
+            "human-monitor-command" => {
+                let facts = "index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56";
+                json!(self.setup.links.iter().map(|link| format!("{link}: {facts}\r\n")).collect::<String>())
+            }
             "query-migrate-capabilities" => {
                 let names = ["events", "pause-before-switchover", "background-snapshot", "postcopy-ram"];
                 json!(names.map(|name| json!({"capability": name, "state": self.has(name)})))
@@ -207,7 +223,23 @@ impl State {
             if on && name == "background-snapshot" && !self.setup.background {
                 return Err("Background-snapshot is not supported by host kernel".into());
             }
+            if on && name == "postcopy-ram" && !self.setup.postcopy {
+                return Err("Postcopy is not supported".into());
+            }
             self.capabilities.insert(name, on);
+        }
+        Ok(json!({}))
+    }
+
+    fn set_link(&mut self, arguments: &Value) -> Result<Value, String> {
+        let name = text(arguments, "name");
+        if !self.setup.links.contains(&name) {
+            return Err(format!("Device '{name}' not found"));
+        }
+        if arguments.get("up") == Some(&Value::Bool(true)) {
+            self.unplugged.remove(&name);
+        } else {
+            self.unplugged.insert(name);
         }
         Ok(json!({}))
     }

@@ -1,5 +1,7 @@
 //! The bytes of a migration stream (QEMU `migration/savevm.c`, `migration/ram.c`), as small as it can be.
 
+use super::Bend;
+
 /// Bytes of a page.
 const PAGE: usize = 4096;
 const PAGE_BYTES: u64 = PAGE as u64;
@@ -21,7 +23,7 @@ const RAM: u32 = 2;
 /// The section `globalstate` has this one.
 const GLOBAL_STATE: u32 = 3;
 /// The one block of memory.
-const BLOCK: &str = "pc.ram";
+pub(super) const BLOCK: &str = "pc.ram";
 /// What the payload of `globalstate` has after the length of the name.
 const STATE_BYTES: usize = 100;
 
@@ -46,10 +48,15 @@ pub(super) fn head(pages: u64) -> Vec<u8> {
 
 /// A part with one page, all of it of one byte.
 pub(super) fn page(number: u64, byte: u8) -> Vec<u8> {
+    page_of(BLOCK, number, byte)
+}
+
+/// The same of another block.
+pub(super) fn page_of(block: &str, number: u64, byte: u8) -> Vec<u8> {
     let mut out = vec![SECTION_PART];
     out.extend(RAM.to_be_bytes());
     out.extend(((number * PAGE_BYTES) | FLAG_PAGE).to_be_bytes());
-    name(&mut out, BLOCK);
+    name(&mut out, block);
     out.extend(std::iter::repeat_n(byte, PAGE));
     end_section(&mut out);
     out
@@ -75,6 +82,27 @@ pub(super) fn tail(run_state: &str) -> Vec<u8> {
     out.extend(u32_of(description.len()));
     out.extend(description);
     out
+}
+
+/// The same, with something wrong.
+pub(super) fn bent_tail(run_state: &str, bend: Option<Bend>) -> Vec<u8> {
+    let mut out = tail(if bend == Some(Bend::Running) { "running" } else { run_state });
+    let device_footer = out.iter().rposition(|byte| *byte == FOOTER);
+    match (bend, device_footer) {
+        (Some(Bend::Short), _) => out.truncate(out.len() - 40),
+        (Some(Bend::Devices), Some(at)) => out[at] = 0,
+        _ => {}
+    }
+    out
+}
+
+/// A page that should not come, where one is to.
+pub(super) fn bent_page(pages: u64, bend: Option<Bend>) -> Option<Vec<u8>> {
+    match bend? {
+        Bend::UnknownBlock => Some(page_of("vga.vram", 0, 1)),
+        Bend::BeyondBlock => Some(page(pages, 1)),
+        _ => None,
+    }
 }
 
 /// The end of a part of `ram`.

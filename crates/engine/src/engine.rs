@@ -14,6 +14,7 @@ use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
 use crate::journaled::Ledger;
 use crate::lazy::{self, Charge};
+use crate::migration;
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
 use crate::record::vm::{Hardware, VmRecord};
@@ -151,6 +152,7 @@ impl Operation {
         // First: the recovery talks to a QEMU that may wait for its memory.
         lazy::bring_up_to_date(&self.ctx, &self.charge(name, &locked.folder), true)?;
         self.ledger(&locked.folder).recover()?;
+        migration::pay(self.ctx.machines(), &locked.folder);
         locked.folder.sweep_unfinished();
         let record = VmRecord::load(&locked.folder, name)?;
         Ok(HeldVm { folder: locked.folder, record, lock: locked.lock })

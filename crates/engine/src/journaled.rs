@@ -22,6 +22,7 @@ use crate::ids::LayerId;
 use crate::images::{remove_image, store_error};
 use crate::layers::qcow2;
 use crate::lazy;
+use crate::migration::put_back_or_owe;
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Manifest, Snapshots};
@@ -146,10 +147,7 @@ impl Ledger<'_> {
         if let Some(settings) = &plan.migration {
             // QEMU takes no settings while it migrates.
             end_migration(&monitor, machine.patience().let_go)?;
-            if let Err(error) = monitor.put_back(settings) {
-                // No reason to leave the rest undone.
-                tracing::warn!("QEMU's migration settings are not as they were: {}", error.in_one_line());
-            }
+            put_back_or_owe(&monitor, machine.mark(), machine.run(), settings);
         }
         let nodes = monitor.nodes()?;
         let mut kept = Vec::new();

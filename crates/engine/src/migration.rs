@@ -5,7 +5,14 @@
 //! migration, which stands still for ever after `pause-before-switchover`. So a capture turns everything off that it
 //! does not use, and what it found is put back once the guest runs again. The journal has it meanwhile, for a capture
 //! that was killed.
+//!
+//! A snapshot or restore is whole without that. Where QEMU does not take its settings back by then, since it hangs or
+//! refuses, they are owed to it: `run/migration.json` has them, and every command that takes the VM for writing tries again.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vmrewind_qemu::qmp::commands::{
     MigrateSetCapabilities, MigrateSetParameters, MigrationParameters, QueryMigrateCapabilities,
@@ -14,7 +21,12 @@ use vmrewind_qemu::qmp::commands::{
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::record::journal::MigrationSettings;
+use crate::record::RECORD_VERSION;
+use crate::record::journal::{MigrationSettings, ProcessMark};
+use crate::root::VmFolder;
+use crate::root::file::Files;
+use crate::vm::machine::{Machines, Use};
+use crate::vm::run_folder;
 
 /// Parameters that each capture sets.
 const SET: [&str; 2] = ["max-bandwidth", "downtime-limit"];
@@ -22,6 +34,13 @@ const SET: [&str; 2] = ["max-bandwidth", "downtime-limit"];
 /// of the bandwidth in place of its measure, another kind of migration.
 const NEUTRAL: [(&str, &str); 3] =
     [("tls-creds", r#""""#), ("avail-switchover-bandwidth", "0"), ("mode", r#""normal""#)];
+
+/// In the run folder: what QEMU is owed.
+const OWED: &str = "migration.json";
+/// How often settings are put back, until QEMU takes them.
+const PUT_BACK_TRIES: u32 = 3;
+/// And how long that may have taken: one that hangs is not waited for again and again.
+const PUT_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Monitor {
     /// The settings that QEMU has now.
@@ -37,8 +56,19 @@ impl Monitor {
     /// Puts settings back. No migration may be under way.
     ///
     /// # Errors
-    /// Where QEMU does not take them.
+    /// Where QEMU does not take them, at the third time either: it can answer late, or be tidying up.
     pub(crate) fn put_back(&self, settings: &MigrationSettings) -> Result<()> {
+        let begun = Instant::now();
+        for _ in 1..PUT_BACK_TRIES {
+            match self.try_to_put_back(settings) {
+                Err(_) if begun.elapsed() < PUT_BACK_PATIENCE && !self.is_gone() => {}
+                done => return done,
+            }
+        }
+        self.try_to_put_back(settings)
+    }
+
+    fn try_to_put_back(&self, settings: &MigrationSettings) -> Result<()> {
         turn_on_exactly(self, |name| settings.on.iter().any(|on| on == name))?;
         set(self, settings.parameters.clone())
     }
@@ -66,6 +96,60 @@ impl Monitor {
     }
 }
 
+/// What a QEMU is owed: `run/migration.json`. It means nothing once that QEMU is gone, so it is not synced.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owed {
+    version: u32,
+    qemu: ProcessMark,
+    settings: MigrationSettings,
+}
+
+/// Puts settings back, or has a later command do it.
+pub(crate) fn put_back_or_owe(
+    monitor: &Monitor,
+    qemu: ProcessMark,
+    run: &Path,
+    settings: &MigrationSettings,
+) {
+    let Err(error) = monitor.put_back(settings) else { return };
+    tracing::warn!("QEMU's migration settings are not as they were yet: {}", error.in_one_line());
+    let owed = Owed { version: RECORD_VERSION, qemu, settings: settings.clone() };
+    if let Err(error) = Files::of_this_host().write_volatile(&run.join(OWED), &owed) {
+        tracing::warn!("and will not be: {}", error.in_one_line());
+    }
+}
+
+/// Has a QEMU that has taken a machine migrate as any other does: what [`Monitor::prepare_incoming`] turned on would be on
+/// for its user's own migrations, and a destination without `postcopy-ram` refuses those of a source with it.
+pub(crate) fn forget_incoming(monitor: &Monitor, qemu: ProcessMark, run: &Path) {
+    put_back_or_owe(monitor, qemu, run, &MigrationSettings::default());
+}
+
+/// Puts back what the VM's QEMU is owed. Where it does not take it now either, a later command tries again.
+pub(crate) fn pay(machines: &dyn Machines, folder: &VmFolder) {
+    let Some(path) = run_folder::existing(folder).map(|run| run.join(OWED)).filter(|path| path.exists())
+    else {
+        return;
+    };
+    let files = Files::of_this_host();
+    // One that can't be read says nothing.
+    let owed: Option<Owed> = files.read_json(&path, RECORD_VERSION).ok().flatten();
+    let found = machines.find(folder);
+    let machine =
+        found.ok().flatten().filter(|found| owed.as_ref().is_some_and(|owed| owed.qemu == found.mark()));
+    if let (Some(owed), Some(machine)) = (owed, machine) {
+        let paid =
+            machine.channel_briefly(Use::Operation).and_then(|monitor| monitor.put_back(&owed.settings));
+        if let Err(error) = paid {
+            tracing::warn!("QEMU's migration settings are still not as they were: {}", error.in_one_line());
+            return;
+        }
+    }
+    if let Err(error) = files.remove_file(&path) {
+        tracing::warn!("{}", error.in_one_line());
+    }
+}
+
 /// The parameters that captures change, where this QEMU has them.
 fn parameters(monitor: &Monitor) -> Result<Map<String, Value>> {
     let all = serde_json::to_value(monitor.execute(&QueryMigrateParameters)?)
@@ -87,6 +171,9 @@ fn turn_on_exactly(monitor: &Monitor, wanted: impl Fn(&str) -> bool) -> Result<(
 }
 
 fn set(monitor: &Monitor, parameters: Map<String, Value>) -> Result<()> {
+    if parameters.is_empty() {
+        return Ok(());
+    }
     let parameters = MigrationParameters { other: parameters, ..MigrationParameters::default() };
     monitor.execute(&MigrateSetParameters(parameters)).map(drop)
 }

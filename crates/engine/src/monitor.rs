@@ -266,8 +266,9 @@ pub(crate) fn connection_id() -> ConnectionId {
 fn network_devices(text: &str) -> Vec<String> {
     let device = |line: &str| {
         let (name, facts) = line.split_once(": index=")?;
-        // A backend below a device is indented; a device on a hub is too.
-        facts.contains(",type=nic,").then(|| name.trim_start_matches([' ', '\\']).to_owned())
+        // A backend below a device is indented; a device on a hub is too, behind the name of its port.
+        let name = name.rsplit(": ").next().unwrap_or(name).trim_start_matches([' ', '\\']);
+        facts.contains(",type=nic,").then(|| name.to_owned())
     };
     text.lines().filter_map(device).collect()
 }
@@ -296,3 +297,6 @@ pub(crate) fn qmp_error(error: QmpError) -> Error {
     let wrapped = Error::failed(message).because(error);
     if gone { wrapped.with_hint(Hint::LogOfVm) } else { wrapped }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use crate::hint::Hint;
 use crate::ids::{SnapshotId, VmName};
 use crate::images::{image_id, store_error};
 use crate::machine_image;
+use crate::migration::put_back_or_owe;
 use crate::monitor::{DiskSwitch, Monitor};
 use crate::record::journal::{MigrationSettings, Overlay};
 use crate::record::snapshot::Method;
@@ -114,21 +115,14 @@ pub(crate) fn capture(subject: &Subject<'_>, into: &Destination<'_>) -> Result<M
     let taken = taken?;
     ctx.reached("memory-taken");
     // The guest runs again. What fails before is undone, and this with it.
-    put_back(subject.migration, &monitor);
+    if let Some(settings) = subject.migration {
+        put_back_or_owe(&monitor, subject.machine.mark(), subject.machine.run(), settings);
+    }
     let guess = (!taken.received.guess.is_empty())
         .then(|| WorkingSet::of(&taken.received.captured.blocks, &taken.received.guess));
     let memory = machine_image::finish(taken.received.captured, taken.received.image)?;
     ctx.reached("image-durable");
     Ok(Moment { pause: taken.pause, at: taken.instant, memory: Some(memory), guess })
-}
-
-/// Puts QEMU's migration settings back. A snapshot is whole without it, so that what fails is only told.
-fn put_back(settings: Option<&MigrationSettings>, monitor: &Monitor) {
-    if let Some(settings) = settings
-        && let Err(error) = monitor.put_back(settings)
-    {
-        tracing::warn!("QEMU's migration settings are not as they were: {}", error.in_one_line());
-    }
 }
 
 /// Puts the new layers on top of the disks of a guest that goes on running: an instant without memory.

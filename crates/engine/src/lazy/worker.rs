@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::host::Steps;
 use crate::images::{image_id, open_store, store_error};
 use crate::machine_image;
+use crate::migration::forget_incoming;
 use crate::monitor::Monitor;
 use crate::patience::Patience;
 use crate::record::working_set::WorkingSet;
@@ -84,6 +85,7 @@ impl Worker {
         let served = self.open(root).and_then(|(image, captured)| self.serve_all(&image, &captured, fresh));
         match served {
             Ok(()) => {
+                self.put_settings_back();
                 // QEMU needs nothing any more, whatever becomes of the record.
                 if let Err(error) = self.clear() {
                     self.log.say(format_args!("the record stays: {}", error.in_one_line()));
@@ -282,6 +284,16 @@ impl Worker {
         let set = WorkingSet::improved(known, &captured.blocks, asked);
         if let Err(error) = set.save(&self.folder, &self.record.snapshot) {
             self.log.say(format_args!("the working set is not kept: {error}"));
+        }
+    }
+
+    /// Has a QEMU that has everything migrate as any other does. Nobody captures it before the record is gone.
+    fn put_settings_back(&self) {
+        let connect = || Monitor::connect(&self.run.join(socket::PAGES), LONG_PATIENCE, Patience::default());
+        if let Ok(Some(process)) = self.qemu()
+            && let Ok(monitor) = connect()
+        {
+            forget_incoming(&monitor, process.mark, &self.run);
         }
     }
 

@@ -8,6 +8,7 @@ use vmrewind_qemu::qmp::commands::MigrationStatus;
 
 use crate::context::{Cancel, Context};
 use crate::error::{Error, ErrorKind, Result};
+use crate::migration::forget_incoming;
 use crate::monitor::Monitor;
 use crate::replay::feed::Feed;
 use crate::vm::run_folder::socket;
@@ -35,7 +36,11 @@ pub(crate) fn load_from(
     monitor.migrate_incoming(&socket)?;
     let sent = send(&socket);
     let _ = std::fs::remove_file(&socket);
-    sent.and_then(|()| wait_loaded(&mut events, &ctx.cancel, patience.load)).map_err(|error| {
+    let loaded = sent.and_then(|()| wait_loaded(&mut events, &ctx.cancel, patience.load));
+    if loaded.is_ok() {
+        forget_incoming(monitor, started.machine.mark(), started.machine.run());
+    }
+    loaded.map_err(|error| {
         if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Damaged) {
             return error;
         }

@@ -29,10 +29,13 @@ pub(crate) fn finish(captured: Captured, mut image: ImageWriter) -> Result<Image
 /// # Errors
 /// `Damaged` where it is not what it was.
 pub(crate) fn captured(image: &ImageReader) -> Result<Captured> {
+    let damaged = || format!("memory image {} does not hold a machine's state", image.id());
     let read = |name: &str| {
+        if image.attachments().all(|(found, _)| found != name) {
+            return Err(Error::damaged(damaged()));
+        }
         image.attachment(name).map_err(|error| store_error("cannot read the machine's state", error))
     };
-    let damaged = || format!("memory image {} does not hold a machine's state", image.id());
     let summary: Summary =
         serde_json::from_slice(&read(SUMMARY)?).map_err(|error| Error::damaged(damaged()).because(error))?;
     let parts = Parts { summary, configuration: read(CONFIGURATION)?, device_state: read(DEVICE_STATE)? };
@@ -45,3 +48,6 @@ pub(crate) fn captured(image: &ImageReader) -> Result<Captured> {
             .all(|(block, space)| block.name == space.name && block.len == space.len);
     if same { Ok(captured) } else { Err(Error::damaged(damaged())) }
 }
+
+#[cfg(test)]
+mod tests;

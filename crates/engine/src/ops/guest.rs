@@ -69,3 +69,6 @@ fn running(name: &VmName, machine: Option<Arc<dyn Machine>>) -> Result<Arc<dyn M
         Error::refused(format!("VM '{name}' does not run")).with_hint(Hint::StartVm { vm: name.to_string() })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -263,3 +263,6 @@ fn why_eager(error: &Error) -> String {
         error.in_one_line()
     )
 }
+
+#[cfg(test)]
+mod tests;

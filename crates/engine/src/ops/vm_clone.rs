@@ -177,3 +177,6 @@ pub(super) fn first_start(request: &VmClone, snapshot: &Manifest) -> Option<Firs
         link_up: request.link_up && request.inside.is_none(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,6 @@ fn notes(links_down: &[String], not_shared: Option<NotShared>) -> Vec<String> {
     }
     notes
 }
+
+#[cfg(test)]
+mod tests;

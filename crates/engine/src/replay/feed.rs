@@ -151,3 +151,6 @@ pub(crate) fn fresh_memory(hardware: &Hardware) -> bool {
         |word: &String| word.trim_start_matches('-') == "mem-path" || word.contains("memory-backend-file");
     !hardware.command_line.iter().any(names_file)
 }
+
+#[cfg(test)]
+mod tests;

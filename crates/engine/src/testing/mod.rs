@@ -1,7 +1,10 @@
 //! What unit tests give the engine in place of a process: a clock that stands, bytes that repeat, a helper that does nothing.
 
 mod bench;
+mod helper;
+pub(crate) mod images;
 mod machines;
+mod steps;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +19,10 @@ use crate::patience::Patience;
 use crate::root::VmFolder;
 use crate::vm::local::LocalQemu;
 
-pub(crate) use bench::{Bench, DISK, Reached, at_every_command, faults, little_patience, snapshot, vm};
+pub(crate) use bench::{Bench, Reached, at_every_command, faults, little_patience, snapshot, vm};
+pub(crate) use helper::{GuardPart, PagesPart, Parts};
 pub(crate) use machines::{FakeMachines, FakeVm};
+pub(crate) use steps::{died_at, until};
 
 /// The epoch, always; time passes only where somebody sleeps. Every random byte is 1.
 #[derive(Default)]

@@ -264,3 +264,6 @@ fn explain(error: Error, record: &VmRecord, run: &Path) -> Error {
 pub(crate) fn log_path(run: &Path) -> PathBuf {
     run.join(QEMU_LOG)
 }
+
+#[cfg(test)]
+mod tests;

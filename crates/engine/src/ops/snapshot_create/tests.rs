@@ -1,5 +1,8 @@
 //! Captures of a fake QEMU: which method is taken, and what is left when QEMU fails at any command.
 
+mod storage;
+mod stream;
+
 use std::time::Duration;
 
 use vmrewind_testkit::fake_qemu::machine::{Fault, Setup};
@@ -82,16 +85,18 @@ fn a_pause_that_is_too_long_is_a_miss_of_every_method() {
 /// runs if it ran, nothing is listed that is not whole, nothing is left over, and the VM's disks are those that its QEMU
 /// writes to.
 fn fails_everywhere(setup: &Setup, request: &SnapshotCreate) {
-    for fault in faults() {
-        at_every_command(fault, 3, |command| fails_at(setup, request, command, fault));
-    }
+    faults().into_iter().for_each(|fault| fails_by(fault, setup, request));
+}
+
+fn fails_by(fault: Fault, setup: &Setup, request: &SnapshotCreate) {
+    at_every_command(fault, 3, |command| fails_at(setup, request, command, fault));
 }
 
 /// Says how far it came.
 fn fails_at(setup: &Setup, request: &SnapshotCreate, pass: usize, fault: Fault) -> Reached {
     let bench = Bench::running(setup.clone(), little_patience());
     let qemu = bench.vm();
-    qemu.fake.fail_after(pass, fault);
+    qemu.fake.fail_after_others(pass, fault);
     let result = bench.operation().snapshot_create(request);
     let came = qemu.fake.has_failed();
     let commands = qemu.fake.commands();
@@ -129,4 +134,33 @@ fn a_qemu_that_fails_while_its_guest_stands_still() {
 #[test]
 fn a_qemu_that_fails_while_its_disks_alone_are_taken() {
     fails_everywhere(&Setup::default(), &SnapshotCreate { disk_only: true, ..snapshot() });
+}
+
+/// Guards disks that belong together: whatever fails, between the opening of two layers too, all of them are switched or
+/// none is.
+#[test]
+fn a_qemu_that_fails_with_several_disks() {
+    let disks = ["d0", "d1", "d2"].map(str::to_owned).to_vec();
+    let setup = Setup { devices: disks, ..Setup::default() };
+    for fault in [Fault::DiesAfter, Fault::Refuses] {
+        fails_by(fault, &setup, &snapshot());
+        fails_by(fault, &setup, &SnapshotCreate { disk_only: true, ..snapshot() });
+    }
+}
+
+/// Guards another tool's migrations after a capture: QEMU's settings are what they were, also where QEMU does not take
+/// them back at the first time.
+#[test]
+fn settings_are_put_back_where_that_fails_at_first() {
+    for fault in [Fault::Refuses, Fault::Late(Duration::from_millis(300))] {
+        for command in ["migrate-set-capabilities", "migrate-set-parameters"] {
+            let bench = Bench::running(Setup::default(), Patience::default())
+                .with_patience(Patience { answer: Duration::from_millis(200), ..Patience::default() });
+            // The first of each is the capture's own.
+            bench.vm().fake.fail_at(command, 1, fault);
+            bench.operation().snapshot_create(&snapshot()).unwrap();
+            assert!(bench.vm().fake.has_failed(), "{command}");
+            bench.check(&format!("{fault:?} at {command}"));
+        }
+    }
 }

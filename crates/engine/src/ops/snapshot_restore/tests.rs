@@ -5,7 +5,7 @@ use vmrewind_testkit::fake_qemu::machine::{Fault, Setup};
 use super::*;
 use crate::patience::Patience;
 use crate::record::journal::Journal;
-use crate::testing::{Bench, FakeVm, Reached, at_every_command, faults, little_patience, snapshot, vm};
+use crate::testing::{Bench, FakeVm, Reached, at_every_command, faults, little_patience, vm};
 
 const PAGE: usize = 4096;
 
@@ -19,11 +19,8 @@ fn request(eager: bool) -> SnapshotRestore {
     }
 }
 
-/// A VM that runs, with a snapshot of it.
 fn with_snapshot(patience: Patience) -> Bench {
-    let bench = Bench::running(Setup::default(), Patience::default());
-    bench.operation().snapshot_create(&snapshot()).unwrap();
-    bench.with_patience(patience)
+    Bench::with_snapshot(Setup::default(), patience)
 }
 
 /// How many pages of this byte alone came into a QEMU.
@@ -48,19 +45,6 @@ fn memory_and_guest_come_back() {
     // The fake sends page 0 twice: what it wrote last counts.
     assert_eq!((pages_of(&new, 2), pages_of(&new, 1)), (1, 7));
     bench.check("restored");
-}
-
-/// Guards a host on which QEMU refuses to run before its memory is there: the same QEMU is filled, and the user told why.
-#[test]
-fn a_lazy_restore_that_is_refused_becomes_an_eager_one() {
-    let bench = with_snapshot(Patience::default());
-    // A fake has no out-of-band monitor.
-    let view = bench.operation().snapshot_restore(&request(false)).unwrap();
-    assert_eq!(view.mode, RestoreMode::Eager);
-    assert!(view.notes.iter().any(|note| note.contains("a lazy restore is not possible here")), "{view:?}");
-    assert_eq!(pages_of(&bench.vm(), 1), 7);
-    assert!(lazy::under_way(&bench.folder()).is_none());
-    bench.check("refused");
 }
 
 /// Guards the end of the old QEMU: one that does not end by itself is ended, and never a reason to fail.

@@ -142,4 +142,54 @@ mod tests {
         };
         assert_eq!(unnamed_images(&root, images(1..=7)).unwrap(), images(6..=7));
     }
+
+    /// Guards what a program makes of an error: each of the store's has the kind, and the advice, that says what can be done.
+    #[test]
+    fn errors_of_the_store_say_what_can_be_done() {
+        let image = || ImageId::new("0123456789abcdef").unwrap();
+        let io = || std::io::Error::from_raw_os_error(5);
+        let cases = [
+            (
+                StoreError::NoSpace { op: "write", path: "a".into(), free_bytes: 0 },
+                ErrorKind::Failed,
+                Some(Hint::FreeSpaceOfRoot),
+            ),
+            (StoreError::Io { op: "write", path: "a".into(), source: io() }, ErrorKind::Failed, None),
+            (StoreError::Latched, ErrorKind::Failed, None),
+            (StoreError::Busy { what: "gc" }, ErrorKind::Busy, Some(Hint::WaitForOthers)),
+            (StoreError::InUse { image: image() }, ErrorKind::Busy, Some(Hint::WaitForReader)),
+            (StoreError::NotFound { image: image() }, ErrorKind::Damaged, Some(Hint::DisksOfDamagedSnapshot)),
+            (
+                StoreError::OlderFormat { image: image(), version: 1 },
+                ErrorKind::Refused,
+                Some(Hint::DisksOfOldSnapshot),
+            ),
+            (
+                StoreError::NewerFormat { image: image(), version: 9, supported: 1 },
+                ErrorKind::Refused,
+                Some(Hint::UseNewer),
+            ),
+            (StoreError::Interrupted { what: "verifying" }, ErrorKind::Interrupted, None),
+        ];
+        for (error, kind, hint) in cases {
+            let cause = error.to_string();
+            let told = store_error("cannot", error);
+            assert_eq!((told.kind(), told.hint()), (kind, hint.as_ref()), "{cause}");
+            assert!(kind == ErrorKind::Interrupted || told.causes().contains(&cause), "{cause}: {told:?}");
+        }
+        assert_eq!(image_id("../image").unwrap_err().kind(), ErrorKind::Damaged);
+    }
+
+    /// Guards a recovery that comes twice: an image that is gone, or that somebody reads, is no failure.
+    #[test]
+    fn an_image_is_removed_as_often_as_it_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::testing::images::store(folder.path());
+        let image = crate::testing::images::image(&store, &[("pc.ram", 4, &[1])]);
+        let id = image.id().as_str().to_owned();
+        assert_eq!(remove_image(&store, &id).unwrap(), 0, "it is being read");
+        drop(image);
+        assert!(remove_image(&store, &id).is_ok() && store.images().unwrap().is_empty());
+        remove_image(&store, &id).unwrap();
+    }
 }

@@ -300,24 +300,4 @@ fn end_migration(monitor: &Monitor, patience: Duration) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-    use crate::patience::Patience;
-    use crate::vm::local::LocalQemu;
-    use crate::vm::process::Process;
-
-    /// Guards recovery from a restore that was killed once it had told the old QEMU to end: that is dying, and answers
-    /// nobody any more.
-    #[test]
-    fn an_old_qemu_that_is_dying_is_let_go() {
-        let run = tempfile::tempdir().unwrap();
-        let mut dying = Command::new("sleep").arg("0.5").spawn().unwrap();
-        let process = Process::open(dying.id(), run.path().to_owned()).unwrap().unwrap();
-        let machine = LocalQemu { patience: Patience::default() }.machine(process);
-        let done = let_old_guest_go(&*machine);
-        dying.wait().unwrap();
-        done.unwrap();
-    }
-}
+mod tests;

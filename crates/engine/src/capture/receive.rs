@@ -271,3 +271,6 @@ impl Sink for ImageSink<'_> {
         self.image.put_zero(space, page)
     }
 }
+
+#[cfg(test)]
+mod tests;

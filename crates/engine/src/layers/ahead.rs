@@ -36,3 +36,31 @@ impl SyncAhead {
         thread.join().unwrap_or_else(|_| Err(Error::failed("the thread that syncs layers died")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vmrewind_testkit::fault_disk::FaultDisk;
+
+    use super::*;
+
+    /// Guards an undo point against data that was lost: what the kernel told the sync that went ahead is not forgotten,
+    /// since it tells nobody again.
+    #[test]
+    fn what_a_sync_was_told_is_told_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers: Vec<PathBuf> = ["a", "b", "c"].map(|name| dir.path().join(name)).to_vec();
+        layers.iter().for_each(|layer| std::fs::write(layer, "data").unwrap());
+        for fails in [None, Some(0), Some(2)] {
+            let disk = FaultDisk::default();
+            fails.iter().for_each(|at| disk.fail_after(*at, 5));
+            let done = SyncAhead::begin(&Files::on(Arc::new(disk.clone())), layers.clone()).finish();
+            assert_eq!(done.is_err(), fails.is_some(), "{fails:?}");
+            assert_eq!(disk.steps().len(), fails.map_or(3, |at| at + 1), "{:?}", disk.steps());
+        }
+        SyncAhead::none().finish().unwrap();
+        let gone = vec![dir.path().join("gone")];
+        assert!(SyncAhead::begin(&Files::of_this_host(), gone).finish().is_err());
+    }
+}

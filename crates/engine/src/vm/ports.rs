@@ -64,7 +64,7 @@ pub(crate) fn ports_in_use(run: &Path) -> BTreeMap<u16, u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::Ports;
+    use super::*;
 
     /// Two starts at once must not both be given a port that is free: the second QEMU would not start.
     #[test]
@@ -76,5 +76,24 @@ mod tests {
         assert_ne!(second.given[&free], free);
         drop(first);
         assert_eq!(Ports::choose(&[free]).given[&free], free);
+    }
+
+    /// Guards a VM that wants several ports: each is given one of its own, and they are known for as long as it runs.
+    #[test]
+    fn the_ports_in_use_are_written_down() {
+        let run = tempfile::tempdir().unwrap();
+        assert!(ports_in_use(run.path()).is_empty(), "nothing was started");
+        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let wanted = [taken.local_addr().unwrap().port(), 1, 2];
+        let ports = Ports::choose(&wanted);
+        assert_ne!(ports.given[&wanted[0]], wanted[0], "somebody else's port was given");
+        let mut given: Vec<u16> = ports.given.values().copied().collect();
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given.len(), 3, "two have the same: {:?}", ports.given);
+        ports.save(&Files::of_this_host(), run.path()).unwrap();
+        assert_eq!(ports_in_use(run.path()), ports.given);
+        fs::write(run.path().join("ports.json"), "{").unwrap();
+        assert!(ports_in_use(run.path()).is_empty());
     }
 }

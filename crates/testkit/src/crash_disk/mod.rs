@@ -252,6 +252,16 @@ mod tests {
 
     use super::*;
 
+    /// A folder that is recorded from when it holds the files of these names, with content `old`.
+    fn recorded(names: &[&str]) -> (tempfile::TempDir, RecordedDisk) {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(dir.path().join(name), "old").unwrap();
+        }
+        let disk = RecordedDisk::over(dir.path(), &[]).unwrap();
+        (dir, disk)
+    }
+
     /// The contents that a file is found with over many crashes; `None` where it is not there.
     fn found(disk: &RecordedDisk, name: &str) -> BTreeSet<Option<Vec<u8>>> {
         let look = |seed| {
@@ -266,9 +276,8 @@ mod tests {
     // The test double is worth something only if it really takes away what was not synced, and nothing else.
     #[test]
     fn only_what_was_synced_is_safe() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, disk) = recorded(&[]);
         let path = |name: &str| dir.path().join(name);
-        let disk = RecordedDisk::over(dir.path(), &[]).unwrap();
         let content = vec![7; 2048];
         let mut file = disk.create_new(&path("a"), 0o600).unwrap();
         file.write_at(0, &content).unwrap();
@@ -311,10 +320,8 @@ mod tests {
     // The kernel tells a write-back error once. A test that could not lose the second answer would prove nothing.
     #[test]
     fn a_write_back_error_is_told_once() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, disk) = recorded(&["a"]);
         let path = dir.path().join("a");
-        std::fs::write(&path, "old").unwrap();
-        let disk = RecordedDisk::over(dir.path(), &[]).unwrap();
         std::fs::write(&path, "new").unwrap();
         disk.lose_write_back(&path).unwrap();
         assert!(disk.sync_file(&path).is_err());
@@ -325,10 +332,8 @@ mod tests {
     // The order of the one replacement of files that all records rely on, at every step of it.
     #[test]
     fn an_atomic_write_leaves_old_or_new() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, disk) = recorded(&["a"]);
         let path = dir.path().join("a");
-        std::fs::write(&path, "old").unwrap();
-        let disk = RecordedDisk::over(dir.path(), &[]).unwrap();
         write_atomic(&disk, &path, &[9; 3000]).unwrap();
         let mut seen = BTreeSet::new();
         for steps in 0..=disk.steps().len() {
@@ -345,8 +350,7 @@ mod tests {
     // After the power failed nothing may look as if it had succeeded.
     #[test]
     fn nothing_works_without_power() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = RecordedDisk::over(dir.path(), &[]).unwrap();
+        let (dir, disk) = recorded(&[]);
         disk.fail_at(0, 28);
         assert_eq!(disk.make_dir(&dir.path().join("a"), 0o700).unwrap_err().raw_os_error(), Some(28));
         disk.cut_power_at(2);

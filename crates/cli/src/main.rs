@@ -34,7 +34,7 @@ use crate::session::Session;
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == vmrewind_engine::GUARD_COMMAND) {
-        return guard_a_pause(words.get(2));
+        return guard_a_pause(&words);
     }
     if words.get(1).is_some_and(|word| word == vmrewind_engine::PAGES_COMMAND) {
         return serve_pages(&words);
@@ -68,11 +68,13 @@ fn run(arguments: Arguments, what: String) -> ExitCode {
 fn serve_pages(words: &[OsString]) -> ExitCode {
     name_process("vmr-pages");
     let text = |at: usize| words.get(at).and_then(|word| word.to_str()).map(str::to_owned);
-    let (Some(role), Some(root), Some(vm)) = (text(2), words.get(3).map(PathBuf::from), text(4)) else {
+    let (Some(role), Some(root), Some(vm), Some(seat)) =
+        (text(2), words.get(3).map(PathBuf::from), text(4), text(5))
+    else {
         return ExitCode::from(2);
     };
     let Ok(program) = Helper::this_program() else { return ExitCode::FAILURE };
-    let server = PageServer { role, root, vm, program, steps: host::steps() };
+    let server = PageServer { role, root, vm, seat, program, steps: host::steps() };
     match vmrewind_engine::serve_pages(server) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -80,12 +82,14 @@ fn serve_pages(words: &[OsString]) -> ExitCode {
 }
 
 /// Watches over a pause for another vmrewind; nobody reads what it prints.
-fn guard_a_pause(run: Option<&OsString>) -> ExitCode {
+fn guard_a_pause(words: &[OsString]) -> ExitCode {
     name_process("vmr-guard");
-    match run.map(|run| vmrewind_engine::watch_pause(Path::new(run))) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(_)) => ExitCode::FAILURE,
-        None => ExitCode::from(2),
+    let (Some(folder), Some(seat)) = (words.get(2), words.get(3).and_then(|seat| seat.to_str())) else {
+        return ExitCode::from(2);
+    };
+    match vmrewind_engine::watch_pause(Path::new(folder), seat) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -168,6 +168,7 @@ impl Operation {
     /// Takes a VM for writing as it is, for what must work even where its last operation can't be recovered from.
     pub(crate) fn lock(&self, name: &VmName) -> Result<Locked> {
         let folder = self.existing(name)?;
+        self.root.raise_version()?;
         let lock = VmLock::take(&self.ctx, &folder, name.as_str())?;
         // It can have been deleted, and made anew, while we waited for the lock.
         self.existing(name)?;

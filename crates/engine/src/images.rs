@@ -40,7 +40,8 @@ pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {
 pub(crate) fn unnamed_images(root: &Root, mut images: Vec<ImageId>) -> Result<Vec<ImageId>> {
     for folder in root.vm_folders()? {
         let mut words = text_of(&folder.journal())?;
-        for path in [folder.path().to_owned(), folder.run()] {
+        let seats = folder.seats().into_iter().map(|number| folder.at_seat(number).seat());
+        for path in [folder.path().to_owned(), folder.run()].into_iter().chain(seats) {
             for file in json_files(&path)? {
                 words += &text_of(&file)?;
             }

@@ -117,7 +117,7 @@ fn commands_meanwhile_work_or_wait() {
 
 /// The processes that serve a VM's memory: the supervisor, then its worker.
 fn servers(rig: &Rig, vm: &str) -> Vec<u32> {
-    let text = std::fs::read_to_string(rig.vm_folder(vm).join("lazy.lock")).unwrap_or_default();
+    let text = std::fs::read_to_string(rig.vm_folder(vm).join("seat/lazy.lock")).unwrap_or_default();
     let note: Value = serde_json::from_str(&text).unwrap_or_default();
     let pids = note["processes"].as_array().into_iter().flatten();
     pids.filter_map(|process| process["pid"].as_u64()?.try_into().ok()).collect()
@@ -286,7 +286,7 @@ fn a_killed_qemu_ends_the_restore() {
     }
     assert_eq!(guest.state(), "stopped");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while rig.vm_folder("gone").join("lazy.json").exists() {
+    while rig.vm_folder("gone").join("seat/lazy.json").exists() {
         assert!(Instant::now() < deadline, "the page server goes on without its QEMU");
         std::thread::sleep(Duration::from_millis(10));
     }

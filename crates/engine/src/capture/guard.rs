@@ -78,7 +78,7 @@ impl Guard {
     /// Starts a guard without waiting until it is ready.
     pub(crate) fn begin(ctx: &Context, folder: &VmFolder) -> Result<Self> {
         let mut command = ctx.host.helper.command();
-        command.arg(GUARD_COMMAND).arg(folder.path());
+        command.arg(GUARD_COMMAND).arg(folder.path()).arg(folder.seat_word());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = own_session(&mut command).spawn().context(cannot_start)?;
         let pipe = child.stdin.take();
@@ -127,12 +127,14 @@ fn cannot_start() -> String {
     "cannot start the guard process that resumes the guest if vmrewind dies".into()
 }
 
-/// What the guard process does; `folder` is the VM's. Returns when it is no longer needed.
+/// What the guard process does; `folder` is the VM's, `seat` that of its QEMU, or empty. Returns when it is no longer
+/// needed.
 ///
 /// # Errors
 /// `Failed` where QEMU can't be reached, or the guest can't be made to run.
-pub fn watch(folder: &Path) -> Result<()> {
+pub fn watch(folder: &Path, seat: &str) -> Result<()> {
     let folder = VmFolder::at(folder.to_owned());
+    let folder = seat.parse().map_or_else(|_| folder.clone(), |number| folder.at_seat(number));
     let patience = Patience::default();
     let run = run_folder::existing(&folder).ok_or_else(|| Error::failed("the VM has no run folder"))?;
     let monitor = Monitor::connect(&run.join(socket::of(Use::Guard)), patience.answer, patience)?;

@@ -132,7 +132,7 @@ pub(crate) struct Charge {
 
 impl Charge {
     fn start(&self, role: Role) -> Result<(Child, Option<ChildStdin>)> {
-        let mut command = command(&self.helper, role, &self.root, &self.vm);
+        let mut command = command(&self.helper, role, &self.root, &self.vm, &self.folder);
         command.stdin(if role == Role::Begin { Stdio::piped() } else { Stdio::null() });
         let mut child = own_session(&mut command)
             .spawn()

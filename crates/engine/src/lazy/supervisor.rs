@@ -71,6 +71,8 @@ pub struct PageServer {
     pub root: PathBuf,
     /// The VM.
     pub vm: String,
+    /// The seat of the QEMU that is served (docs/format.md); empty for none.
+    pub seat: String,
     /// The program that is started as `vmrewind __page-server ...` for the worker.
     pub program: Helper,
     /// Hears of steps, in tests.
@@ -89,6 +91,7 @@ pub fn serve_pages(server: PageServer) -> Result<()> {
     let root = Root::open_existing(&server.root, Files::of_this_host())?
         .ok_or_else(|| Error::not_found(format!("there is no root '{}'", server.root.display())))?;
     let folder = root.vm(&name);
+    let folder = server.seat.parse().map_or_else(|_| folder.clone(), |number| folder.at_seat(number));
     match role {
         Role::Begin | Role::Revive => {
             Supervisor { root: server.root, name, folder, program: server.program }.run(role)
@@ -101,9 +104,9 @@ pub fn serve_pages(server: PageServer) -> Result<()> {
 }
 
 /// The command that starts a part of the page server.
-pub(super) fn command(program: &Helper, role: Role, root: &Path, vm: &VmName) -> Command {
+pub(super) fn command(program: &Helper, role: Role, root: &Path, vm: &VmName, folder: &VmFolder) -> Command {
     let mut command = program.command();
-    command.arg(PAGES_COMMAND).arg(role.word()).arg(root).arg(vm.as_str());
+    command.arg(PAGES_COMMAND).arg(role.word()).arg(root).arg(vm.as_str()).arg(folder.seat_word());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -160,7 +163,7 @@ impl Supervisor {
     /// Starts a worker and waits for its end.
     fn work(&self, lock: &mut ServerLock, waiting: bool) -> Result<std::process::ExitStatus> {
         let role = if waiting { Role::FirstWorker } else { Role::Worker };
-        let mut command = command(&self.program, role, &self.root, &self.name);
+        let mut command = command(&self.program, role, &self.root, &self.name, &self.folder);
         if waiting {
             // The pipe from the command that begins the restore.
             command.stdin(Stdio::inherit());

@@ -59,7 +59,7 @@ impl Operation {
     fn show(&self, name: &VmName, since: Instant) -> Result<VmView> {
         let seen = self.look(name)?;
         let state = vm_state::ask_since(self.ctx.machines(), &seen.folder, since)?;
-        let run = run_folder::existing(&seen.folder).unwrap_or_else(|| seen.folder.run());
+        let run = run_folder::for_users(&seen.folder);
         let line = CommandLine::parse(&seen.record.hardware.command_line).ok();
         Ok(VmView {
             name: name.to_string(),
@@ -95,7 +95,7 @@ impl Operation {
         let folder = self.root.vm(name);
         let machine = self.ctx.machines().find(&folder).ok().flatten();
         let state = if error.kind() == ErrorKind::Damaged { "damaged" } else { "unreadable" };
-        let run = folder.run();
+        let run = run_folder::for_users(&folder);
         VmView {
             name: name.to_string(),
             state: state.into(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/VERSION
-//!      vms/NAME/vm.json  lock  journal.json  snapshots/ID.json  layers/DISK/ID.qcow2  run/
+//!      vms/NAME/vm.json  lock  journal.json  snapshots/ID.json  layers/DISK/ID.qcow2  seats/N/  seat -> seats/N
 //!      store/
 //!      flat/
 //! ```
@@ -25,7 +25,9 @@ use crate::ids::{LayerId, SnapshotId, VmId, VmName};
 use file::{Files, io_error, newer_format};
 
 /// The newest format of the root that this program knows.
-const ROOT_VERSION: u32 = 1;
+const ROOT_VERSION: u32 = 2;
+/// The oldest: it has no seats, and is brought up to the newest by the first command that changes a VM.
+const OLDEST_VERSION: u32 = 1;
 
 /// The longest file that can hold a format version.
 const VERSION_BYTES_MAX: u64 = 64;
@@ -33,11 +35,16 @@ const VERSION_BYTES_MAX: u64 = 64;
 /// An unfinished file that is older has no writer any more.
 const UNFINISHED_AGE: Duration = Duration::from_secs(60);
 
+/// Where the seats are in a VM's folder.
+const SEATS: &str = "seats";
+
 /// An opened root folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
     path: PathBuf,
     files: Files,
+    /// Whether `VERSION` holds an older format that is still to be replaced.
+    is_older: bool,
 }
 
 impl Root {
@@ -46,9 +53,10 @@ impl Root {
     /// # Errors
     /// `Refused` for a newer format, or a folder that holds something else; `Failed` without permission.
     pub(crate) fn open(path: &Path, files: Files) -> Result<Self> {
-        let root = Self::at(path, files)?;
-        if !root.has_version()? {
-            root.initialise()?;
+        let mut root = Self::at(path, files)?;
+        match root.version()? {
+            Some(version) => root.is_older = version < ROOT_VERSION,
+            None => root.initialise()?,
         }
         Ok(root)
     }
@@ -58,8 +66,9 @@ impl Root {
     /// # Errors
     /// As [`Root::open`].
     pub(crate) fn open_existing(path: &Path, files: Files) -> Result<Option<Self>> {
-        let root = Self::at(path, files)?;
-        if root.has_version()? {
+        let mut root = Self::at(path, files)?;
+        if let Some(version) = root.version()? {
+            root.is_older = version < ROOT_VERSION;
             return Ok(Some(root));
         }
         // A folder of something else is a mistake, and not a root without VMs.
@@ -72,29 +81,35 @@ impl Root {
     fn at(path: &Path, files: Files) -> Result<Self> {
         let absolute = std::path::absolute(path)
             .map_err(|error| io_error(&format!("cannot use root '{}'", path.display()), error))?;
-        Ok(Self { path: absolute, files })
+        Ok(Self { path: absolute, files, is_older: false })
     }
 
     fn version_file(&self) -> PathBuf {
         self.path.join("VERSION")
     }
 
-    /// Whether the root is there, in a format that this program knows.
-    fn has_version(&self) -> Result<bool> {
-        let version_file = self.version_file();
-        match self.files.read(&version_file, VERSION_BYTES_MAX)? {
-            Some(text) => self.check_version(&version_file, &String::from_utf8_lossy(&text)).map(|()| true),
-            None => Ok(false),
+    /// The root's format, one that this program knows. `None` where there is no root.
+    fn version(&self) -> Result<Option<u32>> {
+        let file = self.version_file();
+        let Some(text) = self.files.read(&file, VERSION_BYTES_MAX)? else { return Ok(None) };
+        match String::from_utf8_lossy(&text).trim().parse::<u32>() {
+            Ok(known @ OLDEST_VERSION..=ROOT_VERSION) => Ok(Some(known)),
+            Ok(newer) if newer > ROOT_VERSION => Err(newer_format(&file, newer, ROOT_VERSION)),
+            _ => Err(Error::damaged(format!("'{}' does not hold a format version", file.display()))
+                .with_hint(Hint::IsThisTheRoot { root: self.path.clone() })),
         }
     }
 
-    fn check_version(&self, version_file: &Path, text: &str) -> Result<()> {
-        match text.trim().parse::<u32>() {
-            Ok(ROOT_VERSION) => Ok(()),
-            Ok(newer) if newer > ROOT_VERSION => Err(newer_format(version_file, newer, ROOT_VERSION)),
-            _ => Err(Error::damaged(format!("'{}' does not hold a format version", version_file.display()))
-                .with_hint(Hint::IsThisTheRoot { root: self.path.clone() })),
-        }
+    /// Keeps programs out that don't know what this one is about to write. Those that only look need not do that.
+    ///
+    /// # Errors
+    /// `Failed` where it can't be written.
+    pub(crate) fn raise_version(&self) -> Result<()> {
+        if self.is_older { self.write_version() } else { Ok(()) }
+    }
+
+    fn write_version(&self) -> Result<()> {
+        self.files.write_atomic(&self.version_file(), format!("{ROOT_VERSION}\n").as_bytes())
     }
 
     /// Fails where the folder holds what no half-made root does.
@@ -121,7 +136,7 @@ impl Root {
         let version_file = self.version_file();
         self.files.make_dir(&self.path.join("vms"))?;
         self.files.make_dir(&self.path.join("store"))?;
-        match self.files.write_atomic(&version_file, format!("{ROOT_VERSION}\n").as_bytes()) {
+        match self.write_version() {
             // Another first command was quicker.
             Err(_) if version_file.exists() => Ok(()),
             written => written,
@@ -169,12 +184,12 @@ impl Root {
     }
 
     fn vm_folder(&self, name: &str) -> VmFolder {
-        VmFolder { path: self.vms().join(name), files: self.files.clone() }
+        VmFolder { path: self.vms().join(name), files: self.files.clone(), seat: None }
     }
 
     /// The folders of all VMs, of those too that are being made or deleted.
     pub(crate) fn vm_folders(&self) -> Result<Vec<VmFolder>> {
-        let folder = |path| VmFolder { path, files: self.files.clone() };
+        let folder = |path| VmFolder { path, files: self.files.clone(), seat: None };
         Ok(self.files.list(&self.vms())?.into_iter().map(folder).collect())
     }
 
@@ -187,17 +202,26 @@ impl Root {
     }
 }
 
+/// The number of a seat.
+pub(crate) type SeatNumber = u32;
+
 /// The paths of one VM's folder.
+///
+/// What is there for one QEMU process and means nothing without it (its lock, its sockets, the memory that it is served)
+/// has a folder of its own, a *seat*: while a restore brings the next QEMU up, two of them live. The link `seat` names the
+/// one that is the VM; to set it is to replace the VM by another.
 #[derive(Debug, Clone)]
 pub(crate) struct VmFolder {
     path: PathBuf,
     files: Files,
+    /// The seat that is meant, whichever the link names.
+    seat: Option<SeatNumber>,
 }
 
 impl VmFolder {
     /// A VM's folder on this host, where it is known by its path only.
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path, files: Files::of_this_host() }
+        Self { path, files: Files::of_this_host(), seat: None }
     }
 
     /// The folder of another VM of the same root.
@@ -207,7 +231,7 @@ impl VmFolder {
 
     /// The entry of that name beside this one.
     pub(crate) fn beside(&self, name: &OsStr) -> Self {
-        Self { path: self.path.with_file_name(name), files: self.files.clone() }
+        Self { path: self.path.with_file_name(name), files: self.files.clone(), seat: None }
     }
 
     /// The file system that it is on.
@@ -218,6 +242,50 @@ impl VmFolder {
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same with the seat of that number in place of the VM's.
+    pub(crate) fn at_seat(&self, number: SeatNumber) -> Self {
+        Self { seat: Some(number), ..self.clone() }
+    }
+
+    /// The number of the seat. `None` for a VM that was never started, or last by a version without seats: the files are
+    /// in the VM's folder itself then.
+    pub(crate) fn seat_number(&self) -> Option<SeatNumber> {
+        let named = || {
+            let target = fs::read_link(self.seat_link()).ok()?;
+            target.strip_prefix(SEATS).ok()?.to_str()?.parse().ok()
+        };
+        self.seat.or_else(named)
+    }
+
+    /// The seat as a word for a helper program, which is to keep to it; empty where there is none.
+    pub(crate) fn seat_word(&self) -> String {
+        self.seat_number().map(|number| number.to_string()).unwrap_or_default()
+    }
+
+    /// The folder of the seat.
+    pub(crate) fn seat(&self) -> PathBuf {
+        match self.seat_number() {
+            Some(number) => self.path.join(SEATS).join(number.to_string()),
+            None => self.path.clone(),
+        }
+    }
+
+    /// All seats there are.
+    pub(crate) fn seats(&self) -> Vec<SeatNumber> {
+        let number = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        self.files.list(&self.path.join(SEATS)).unwrap_or_default().into_iter().filter_map(number).collect()
+    }
+
+    /// The link to the seat of the VM's QEMU.
+    pub(crate) fn seat_link(&self) -> PathBuf {
+        self.path.join("seat")
+    }
+
+    /// What the link to a seat holds.
+    pub(crate) fn seat_target(number: SeatNumber) -> PathBuf {
+        Path::new(SEATS).join(number.to_string())
     }
 
     /// Removes what dead commands left of files that they were writing. Failures can wait.
@@ -250,24 +318,24 @@ impl VmFolder {
         self.path.join("queue")
     }
 
-    /// The file that the VM's QEMU holds locked as long as it lives.
+    /// The file that the seat's QEMU holds locked as long as it lives.
     pub(crate) fn alive(&self) -> PathBuf {
-        self.path.join("alive")
+        self.seat().join("alive")
     }
 
     /// Which process that QEMU is.
     pub(crate) fn process(&self) -> PathBuf {
-        self.path.join("process.json")
+        self.seat().join("process.json")
     }
 
     /// The lazy restore under way.
     pub(crate) fn lazy(&self) -> PathBuf {
-        self.path.join("lazy.json")
+        self.seat().join("lazy.json")
     }
 
     /// The file that those who serve a lazy restore hold locked.
     pub(crate) fn lazy_lock(&self) -> PathBuf {
-        self.path.join("lazy.lock")
+        self.seat().join("lazy.lock")
     }
 
     /// The pages that a restored guest touches first.
@@ -300,8 +368,13 @@ impl VmFolder {
         self.disk(disk).join(format!("{layer}.qcow2"))
     }
 
-    /// The entry of the folder of sockets and logs; it can be a link to a shorter path.
+    /// The seat's folder of sockets and logs; it can be a link to a shorter path.
     pub(crate) fn run(&self) -> PathBuf {
+        self.seat().join("run")
+    }
+
+    /// The link to the same of whichever QEMU is the VM: the path that users and their programs know.
+    pub(crate) fn run_link(&self) -> PathBuf {
         self.path.join("run")
     }
 }

@@ -90,7 +90,7 @@ impl FakeMachines {
 
     /// The last that was started for a VM, dead or alive.
     pub(crate) fn of(&self, folder: &VmFolder) -> Option<Arc<FakeVm>> {
-        lock(&self.running).get(folder.path()).cloned()
+        lock(&self.running).get(&folder.seat()).cloned()
     }
 
     /// Waits so long from now on, for all of them.
@@ -132,7 +132,7 @@ impl FakeMachines {
         Process::remember(pid, folder)?;
         end_together(&vm);
         self.starts.fetch_add(1, Ordering::Relaxed);
-        lock(&self.running).insert(folder.path().to_owned(), Arc::clone(&vm));
+        lock(&self.running).insert(folder.seat(), Arc::clone(&vm));
         Ok(vm)
     }
 }

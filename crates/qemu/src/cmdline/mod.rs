@@ -16,6 +16,7 @@
 //! word belongs to them can't be known.
 
 mod base;
+mod beside;
 mod blockdev;
 mod clone;
 mod disks;
@@ -36,6 +37,7 @@ mod write;
 mod tests;
 
 pub use base::{Backing, BaseLocation, BaseSpec, DiskOptions};
+pub use beside::{Conflict, Later};
 pub use clone::{Change, CloneValues, Separation, Shared};
 pub use disks::{BlockHandle, DiskAt, DiskSpec};
 pub use error::{CmdlineError, JsonError, Refusal};

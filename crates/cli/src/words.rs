@@ -35,6 +35,12 @@ pub(crate) fn note(note: &Note) -> String {
             time(holder.since)
         ),
         Note::NotTidied { disk, error } => format!("disk '{disk}' was not tidied: {error}"),
+        Note::NotHandedOver { what, error } => format!("{what} was not handed over to the new QEMU: {error}"),
+        Note::EndedFirst { why } => {
+            format!(
+                "the running QEMU is ended before the new one starts, since both can't be there at once: {why}"
+            )
+        }
         Note::OfGuest { text } => text.clone(),
     }
 }

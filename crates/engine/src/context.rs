@@ -96,6 +96,18 @@ pub enum Note {
         /// Why.
         error: String,
     },
+    /// A QEMU did not get what the one before it had.
+    NotHandedOver {
+        /// What: a port, a file.
+        what: String,
+        /// Why.
+        error: String,
+    },
+    /// The running QEMU is ended before it is known whether the next one starts.
+    EndedFirst {
+        /// Why two can't be there at once.
+        why: String,
+    },
     /// Something about the guest that was started.
     OfGuest {
         /// What.
@@ -174,6 +186,13 @@ impl TimeLine {
     /// The steps so far, in order.
     pub fn steps(&self) -> Vec<StepTime> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).steps.clone()
+    }
+
+    /// The milliseconds from the begin to a step, the last of that name. `None` where it was not reached.
+    pub fn until(&self, name: &str) -> Option<f64> {
+        let steps = self.steps();
+        let at = steps.iter().rposition(|step| step.name == name)?;
+        Some(steps[..=at].iter().map(|step| step.ms).sum())
     }
 
     fn mark(&self, name: &'static str) -> StepTime {

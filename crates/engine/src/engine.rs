@@ -151,6 +151,13 @@ impl Operation {
     pub(crate) fn recovered(&self, name: &VmName, locked: Locked) -> Result<HeldVm> {
         // First: the recovery talks to a QEMU that may wait for its memory.
         lazy::bring_up_to_date(&self.ctx, &self.charge(name, &locked.folder), true)?;
+        if locked.folder.journal().exists() {
+            // Of a restore that was decided, the QEMU that is to become the VM's as well.
+            for seat in locked.folder.seats() {
+                let folder = locked.folder.at_seat(seat);
+                lazy::bring_up_to_date(&self.ctx, &self.charge(name, &folder), true)?;
+            }
+        }
         self.ledger(&locked.folder).recover()?;
         migration::pay(self.ctx.machines(), &locked.folder);
         locked.folder.sweep_unfinished();

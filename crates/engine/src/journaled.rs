@@ -5,17 +5,20 @@
 //! ```text
 //!  undo a capture   let the guest go; new layers that can hold data of the VM stay, as its active layers without a
 //!                   snapshot; the others and the memory image go
-//!  undo a restore   end the QEMU that the restore started; its new layers go
-//!  redo             guest let go, manifests, record, then what is to be removed
+//!  undo a restore   let the old guest go, end the QEMU that the restore started; its new layers go
+//!  redo             another QEMU takes the VM's place, guest let go, manifests, record, the old QEMU ended, then what is to
+//!                   be removed
 //! ```
 //! A layer that was switched to is kept rather than folded back: that takes no time, space or job in QEMU, and there
 //! is no moment at which it could be unknown which of two layers is newer. The disks' content is the same.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vmrewind_store::Store;
 
 use crate::context::{Context, Note};
+use crate::end_vm::end_vm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::LayerId;
@@ -24,11 +27,12 @@ use crate::layers::qcow2;
 use crate::lazy;
 use crate::migration::put_back_or_owe;
 use crate::monitor::{Monitor, stands_still_for_us};
-use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, UndoPlan};
+use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, Succession, Successor, UndoPlan};
 use crate::record::snapshot::{FrozenDisk, Manifest, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::vm::machine::{Machine, Use};
+use crate::vm::{hand_over, run_folder};
 
 /// The journal of one VM and what is needed to carry it out. The VM's lock is held.
 #[derive(Clone, Copy)]
@@ -60,7 +64,7 @@ impl Ledger<'_> {
 
     /// Writes that an operation begins, and how it would be undone.
     pub(crate) fn prepare(&self, operation: &str, plan: &UndoPlan) -> Result<()> {
-        Journal::new(operation, self.ctx.now(), Phase::Prepare(plan.clone())).save(self.folder)?;
+        Journal::new(operation, self.ctx.now(), Phase::Prepare(Box::new(plan.clone()))).save(self.folder)?;
         self.ctx.reached("journal-prepared");
         Ok(())
     }
@@ -104,6 +108,7 @@ impl Ledger<'_> {
             },
             (None, Cause::Capture) => self.keep_written(plan)?,
             (Some(machine), Cause::Restore) => {
+                // A successor that was not decided never ran.
                 if plan.qemu != Some(machine.mark()) {
                     machine.kill()?;
                     lazy::end(self.folder)?;
@@ -115,6 +120,9 @@ impl Ledger<'_> {
             (None, Cause::Restore) => Vec::new(),
         };
         self.ctx.reached("undo-guest-let-go");
+        if let Some(successor) = &plan.successor {
+            self.dismiss(successor)?;
+        }
         // Nothing names the image, and what it takes may be what the rest needs on a full disk.
         if let Some(image) = &plan.image {
             remove_image(self.store, image)?;
@@ -136,6 +144,50 @@ impl Ledger<'_> {
             }
         }
         self.commit(operation, &RedoPlan { remove_layers: dropped, ..RedoPlan::of(record) })
+    }
+
+    /// Ends a QEMU that was to take the place of the VM's, and does not.
+    fn dismiss(&self, successor: &Successor) -> Result<()> {
+        let folder = self.folder.at_seat(successor.seat);
+        if let Some(machine) = self.ctx.machines().find(&folder)? {
+            machine.kill()?;
+        }
+        lazy::end(&folder)?;
+        run_folder::leave_seat(self.folder, successor.seat);
+        hand_over::discard(Path::new(&successor.working_dir), &successor.later);
+        Ok(())
+    }
+
+    /// Makes another QEMU the VM's. The guest of the old one stands still.
+    fn succeed(&self, succession: &Succession) -> Result<()> {
+        if let Some(seat) = succession.seat {
+            run_folder::take_seat(self.folder, seat)?;
+            self.ctx.reached("seat-taken");
+        }
+        Ok(())
+    }
+
+    /// Ends the QEMU whose place was taken, and gives what it had to the other. The guest runs already.
+    fn retire(&self, succession: &Succession, record: &VmRecord) -> Result<()> {
+        let Succession { old, old_seat, seat, later } = succession;
+        let machines = self.ctx.machines();
+        let left = self.folder.at_seat(*old_seat);
+        let machine = machines.find(&left)?.filter(|machine| machine.mark() == *old);
+        let new = seat.map(|_| machines.find(self.folder)).transpose()?.flatten();
+        if let Some(new) = &new {
+            hand_over::ports(self.ctx, machine.as_deref(), &**new, later);
+        }
+        match machine {
+            Some(machine) => end_vm(&*machine, &left)?,
+            None => lazy::end(&left)?,
+        }
+        self.ctx.reached("old-ended");
+        let working_dir = Path::new(&record.hardware.working_dir);
+        hand_over::files(self.ctx, working_dir, new.map(|machine| machine.mark().pid), later);
+        if seat.is_some() {
+            run_folder::leave_seat(self.folder, *old_seat);
+        }
+        Ok(())
     }
 
     /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.
@@ -179,7 +231,10 @@ impl Ledger<'_> {
 
     /// Carries a decided operation out.
     fn redo(&self, plan: &RedoPlan) -> Result<()> {
-        // First, since a guest waits for it: the rest is only written down, and the journal says it already.
+        if let Some(succession) = &plan.succession {
+            self.succeed(succession)?;
+        }
+        // Early, since a guest waits for it: the rest is only written down, and the journal says it already.
         if plan.resume
             && let Some(machine) = self.ctx.machines().find(self.folder)?
         {
@@ -193,6 +248,10 @@ impl Ledger<'_> {
         self.ctx.reached("manifests-written");
         plan.record.save(self.folder)?;
         self.ctx.reached("record-written");
+        // Before layers go that it has open.
+        if let Some(succession) = &plan.succession {
+            self.retire(succession, &plan.record)?;
+        }
         for id in &plan.remove {
             self.folder.files().remove_file(&self.folder.manifest(id))?;
             self.folder.files().remove_file(&self.folder.working_set(id))?;

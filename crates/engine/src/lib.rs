@@ -23,6 +23,7 @@ mod agent;
 mod cancel;
 mod capture;
 mod context;
+mod end_vm;
 mod engine;
 mod error;
 mod flat;

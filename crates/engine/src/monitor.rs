@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmrewind_qemu::qmp::commands::{
-    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, HumanMonitorCommand, Migrate, MigrateCancel,
-    MigrateContinue, MigrateIncoming, MigrateSetParameters, MigrationInfo, MigrationParameters,
-    MigrationStatus, QueryChardev, QueryKvm, QueryMemdev, QueryMigrate, QueryNamedBlockNodes, QueryStatus,
-    Quit, RunState, SetLink, Stop, SystemPowerdown, Transaction,
+    BlockNode, BlockdevAdd, BlockdevDel, BlockdevSnapshot, Cont, DisplayUpdate, HumanMonitorCommand, Migrate,
+    MigrateCancel, MigrateContinue, MigrateIncoming, MigrateSetParameters, MigrationInfo,
+    MigrationParameters, MigrationStatus, QueryChardev, QueryKvm, QueryMemdev, QueryMigrate,
+    QueryNamedBlockNodes, QueryStatus, Quit, RunState, SetLink, Stop, SystemPowerdown, Transaction,
 };
 use vmrewind_qemu::qmp::session::ConnectionId;
 use vmrewind_qemu::qmp::{Client, Command, Event, EventCursor, QmpError};
@@ -166,6 +166,16 @@ impl Monitor {
     pub(crate) fn network_devices(&self) -> Result<Vec<String>> {
         let text = self.execute(&HumanMonitorCommand { command_line: "info network".into() })?;
         Ok(network_devices(&text))
+    }
+
+    /// What the human monitor says to a line; errors are part of it.
+    pub(crate) fn human(&self, line: &str) -> Result<String> {
+        self.execute(&HumanMonitorCommand { command_line: line.to_owned() })
+    }
+
+    /// Has the VNC display listen somewhere else.
+    pub(crate) fn set_vnc(&self, update: &DisplayUpdate) -> Result<()> {
+        self.execute(update).map(drop)
     }
 
     /// Plugs or unplugs the cable of a network device.

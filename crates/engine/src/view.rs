@@ -247,6 +247,8 @@ pub struct RestoreView {
     pub state: String,
     /// `set` or `behind`: the guest's clock; null where there is no guest, or it boots.
     pub clock: Option<GuestClock>,
+    /// For each `{port:N}` of the command line the host's port.
+    pub ports: BTreeMap<u16, u16>,
     /// What the user should know.
     pub notes: Vec<String>,
 }

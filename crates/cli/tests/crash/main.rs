@@ -65,11 +65,11 @@ fn kill_at(guest: &Guest<'_>, step: &str, arguments: &[&str], meanwhile: Meanwhi
     check_root(guest);
 }
 
-/// SIGKILL of the only QEMU while the command stands at `step`; the command goes on to its end.
+/// SIGKILL of the QEMU that was started last while the command stands at `step`; the command goes on to its end.
 #[track_caller]
 fn kill_qemu_at(rig: &Rig, step: &str, arguments: &[&str]) -> Run {
     let stopped = rig.stop_at(step, arguments);
-    let [qemu] = rig.qemu_pids()[..] else { panic!("one QEMU at {step}: {:?}", rig.qemu_pids()) };
+    let Some(qemu) = rig.qemu_pids().into_iter().max() else { panic!("no QEMU at {step}") };
     kill(qemu);
     stopped.go_on(PATIENCE)
 }

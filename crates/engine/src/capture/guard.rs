@@ -8,6 +8,7 @@
 //!    start  ------------------->  connects to QMP, prints "ready"
 //!    'P'    ------------------->  armed: the guest ran, and must run
 //!    'C'    ------------------->  armed: the guest must run if the operation under way is decided
+//!    'U'    ------------------->  armed: the guest must run if it is not
 //!    ... pause ...                waits on the pipe
 //!    'D'    ------------------->  ends, having done nothing
 //!    (death: the pipe closes) ->  cancels the migration, `cont` until the guest runs
@@ -46,6 +47,8 @@ pub(crate) enum Watch {
     Pause,
     /// If the journal says that the operation is decided: only then the guest may run.
     Commit,
+    /// If the journal says that it is not: the guest stands still for another that is to take its place.
+    Undecided,
 }
 
 impl Watch {
@@ -53,11 +56,12 @@ impl Watch {
         match self {
             Self::Pause => b'P',
             Self::Commit => b'C',
+            Self::Undecided => b'U',
         }
     }
 
     fn of(word: u8) -> Option<Self> {
-        [Self::Pause, Self::Commit].into_iter().find(|watch| watch.word() == word)
+        [Self::Pause, Self::Commit, Self::Undecided].into_iter().find(|watch| watch.word() == word)
     }
 }
 
@@ -144,6 +148,8 @@ pub fn watch(folder: &Path, seat: &str) -> Result<()> {
         Some(Watch::Pause) => rescue(&monitor, true),
         // The migration that there can be here brings the guest's memory in.
         Some(Watch::Commit) if is_decided(&folder) => rescue(&monitor, false),
+        // A journal that can't be read may be decided: two guests must not run on one identity.
+        Some(Watch::Undecided) if Journal::may_be_undone(&folder) => rescue(&monitor, false),
         _ => Ok(()),
     }
 }

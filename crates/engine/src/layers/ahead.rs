@@ -14,11 +14,6 @@ use crate::root::file::Files;
 pub(crate) struct SyncAhead(Option<JoinHandle<Result<()>>>);
 
 impl SyncAhead {
-    /// Nothing to wait for.
-    pub(crate) fn none() -> Self {
-        Self(None)
-    }
-
     /// Begins to sync `layers`, which nobody writes any more.
     pub(crate) fn begin(files: &Files, layers: Vec<PathBuf>) -> Self {
         let files = files.clone();

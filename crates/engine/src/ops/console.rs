@@ -6,7 +6,7 @@ use crate::engine::Operation;
 use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::ids::VmName;
-use crate::vm::spawn;
+use crate::vm::{run_folder, spawn};
 
 /// Where a VM's serial console is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,11 +19,12 @@ impl Operation {
     /// `Refused` where the VM does not run or its command line has no console on a socket.
     pub fn console(&self, name: &VmName) -> Result<ConsolePath> {
         let seen = self.look(name)?;
-        let Some(machine) = self.ctx.machines().find(&seen.folder)? else {
+        if self.ctx.machines().find(&seen.folder)?.is_none() {
             return Err(Error::refused(format!("VM '{name}' does not run"))
                 .with_hint(Hint::StartVm { vm: name.to_string() }));
-        };
-        let line = spawn::filled_in(name, &seen.record.hardware, machine.run())?;
+        }
+        // By the path that stays the VM's when a restore puts another QEMU in this one's place.
+        let line = spawn::filled_in(name, &seen.record.hardware, &run_folder::for_users(&seen.folder))?;
         let socket = line.console_socket().ok_or_else(|| {
             Error::refused(format!("VM '{name}' has no serial console on a socket"))
                 .with_hint(Hint::ConsoleOnSocket)

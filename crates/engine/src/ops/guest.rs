@@ -13,7 +13,7 @@ use crate::ids::VmName;
 use crate::record::vm::Hardware;
 use crate::view::GuestClock;
 use crate::vm::machine::Machine;
-use crate::vm::spawn;
+use crate::vm::{run_folder, spawn};
 
 /// A guest that went on where it was captured, and so knows nothing of the time in between.
 pub(crate) struct Resumed<'a> {
@@ -34,8 +34,8 @@ impl Operation {
     /// `NotFound`; `Refused` where the VM does not run.
     pub fn guest_agent(&self, name: &VmName) -> Result<Option<PathBuf>> {
         let seen = self.look(name)?;
-        let machine = running(name, self.ctx.machines().find(&seen.folder)?)?;
-        let line = spawn::filled_in(name, &seen.record.hardware, machine.run())?;
+        running(name, self.ctx.machines().find(&seen.folder)?)?;
+        let line = spawn::filled_in(name, &seen.record.hardware, &run_folder::for_users(&seen.folder))?;
         Ok(line.guest_agent().map(|channel| PathBuf::from(channel.socket)))
     }
 

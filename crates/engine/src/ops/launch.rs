@@ -30,6 +30,8 @@ pub(super) struct Start<'a> {
     pub(super) flat: Option<&'a Flat>,
     /// What for.
     pub(super) purpose: Purpose,
+    /// The ports of the QEMU that runs beside it, whose place it is to take.
+    pub(super) beside: Option<BTreeMap<u16, u16>>,
 }
 
 impl Operation {
@@ -37,7 +39,7 @@ impl Operation {
     ///
     /// # Errors
     /// `Failed` where it does not start; QEMU's own words are the cause. Nothing runs then.
-    pub(super) fn launch_vm(&self, start: &Start<'_>) -> Result<Started> {
+    pub(super) fn launch_vm(&self, mut start: Start<'_>) -> Result<Started> {
         let edit = |line: &mut CommandLine| start.flat.map_or(Ok(()), |flat| flat.apply(line));
         self.ctx.machines().start(Launch {
             cancel: &self.ctx.cancel,
@@ -45,10 +47,11 @@ impl Operation {
             folder: start.folder,
             record: start.record,
             hardware: start.hardware,
-            disks: &disk_files(start),
+            disks: &disk_files(&start),
             edit: &edit,
             held: start.flat.map(Flat::lock_for_child).transpose()?,
             purpose: start.purpose,
+            beside: start.beside.take(),
         })
     }
 }

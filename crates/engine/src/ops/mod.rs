@@ -4,7 +4,6 @@ pub(crate) mod check;
 mod clone_inside;
 mod clone_make;
 pub(crate) mod console;
-pub(crate) mod end_vm;
 pub(crate) mod gc;
 pub(crate) mod guest;
 mod launch;

@@ -7,6 +7,7 @@
 //!          '-- the image can't be read: the restore fails
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vmrewind_qemu::qmp::commands::{MigrationStatus, RunState};
@@ -22,6 +23,7 @@ use crate::ops::launch::{Chains, Start};
 use crate::record::snapshot::Manifest;
 use crate::replay::feed::{Feed, fresh_memory};
 use crate::replay::load::load;
+use crate::root::VmFolder;
 use crate::view::RestoreMode;
 use crate::vm::process::Process;
 use crate::vm::run_folder::socket;
@@ -36,6 +38,10 @@ const ASK_EVERY: Duration = Duration::from_micros(500);
 pub(super) struct Target<'a> {
     /// The VM.
     pub(super) held: &'a Held,
+    /// Its folder, with the seat that the QEMU is started on.
+    pub(super) folder: &'a VmFolder,
+    /// The ports of the VM's QEMU, where that runs on meanwhile.
+    pub(super) beside: Option<BTreeMap<u16, u16>>,
     /// What comes back.
     pub(super) snapshot: &'a Manifest,
     /// Each disk's layers.
@@ -144,7 +150,7 @@ impl Operation {
 
     /// Starts a QEMU and its page server, and waits until the guest can run.
     fn load_lazily(&self, target: &Target<'_>) -> Result<Launched, Miss> {
-        let folder = &target.held.folder;
+        let folder = target.folder;
         let charge = self.charge(&target.held.record.name, folder);
         let begin = || {
             lazy::end(folder)?;
@@ -193,14 +199,14 @@ impl Operation {
         let deadline = Instant::now() + self.ctx.host.patience.load;
         loop {
             match monitor.status() {
-                Ok(RunState::Inmigrate) if server.is_alive(&target.held.folder).map_err(Fed::Final)? => {}
+                Ok(RunState::Inmigrate) if server.is_alive(target.folder).map_err(Fed::Final)? => {}
                 Ok(RunState::Inmigrate) => {
                     let gone = Error::failed("the process that serves the guest's memory ended");
                     return Err(self.server_failure(target).map_or(Fed::Lost(gone), Fed::Final));
                 }
                 Ok(_) => {
                     still_served(monitor).map_err(Fed::Lost)?;
-                    return server.is_loaded(&target.held.folder).map_err(Fed::Final);
+                    return server.is_loaded(target.folder).map_err(Fed::Final);
                 }
                 Err(error) => {
                     started.machine.wait_end(self.ctx.host.patience.last_words);
@@ -217,21 +223,22 @@ impl Operation {
 
     /// Why the server ended QEMU, if it did.
     fn server_failure(&self, target: &Target<'_>) -> Option<Error> {
-        let (_, failure) = lazy::failure(&target.held.folder)?;
+        let (_, failure) = lazy::failure(target.folder)?;
         let what = format!("the memory of snapshot '{}' can't be read", target.snapshot.name);
         Some(Error::new(failure.kind(), what).because(Error::failed(failure.message)))
     }
 
     fn launch(&self, target: &Target<'_>, purpose: Purpose) -> Result<Launched> {
-        let started = self.launch_vm(&Start {
-            folder: &target.held.folder,
+        let started = self.launch_vm(Start {
+            folder: target.folder,
             record: &target.held.record,
             hardware: &target.snapshot.hardware,
             chains: target.chains,
             flat: None,
             purpose,
+            beside: target.beside.clone(),
         })?;
-        let guard = target.run.then(|| Guard::begin(&self.ctx, &target.held.folder)).transpose()?;
+        let guard = target.run.then(|| Guard::begin(&self.ctx, target.folder)).transpose()?;
         Ok(Launched { started, guard, keeper: None })
     }
 }

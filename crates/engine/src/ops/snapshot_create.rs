@@ -235,6 +235,7 @@ impl Operation {
             qemu: machine.map(Machine::mark),
             guest_ran: plan.guest_runs,
             migration: migration_settings(machine, method)?,
+            successor: None,
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo)?;
         let frozen = self

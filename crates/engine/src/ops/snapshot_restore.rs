@@ -1,21 +1,29 @@
 //! Brings a snapshot back: new layers on its frozen ones, a new QEMU with the captured hardware, its memory fed in.
 //!
 //! ```text
-//!  snapshot, chain, bases and memory image are looked at while the old state still runs; whether QEMU starts shows later
-//!  journal Prepare(undo)  new layers made -> old QEMU ended -> new QEMU started, state loaded, guest waits
+//!  snapshot, chain, bases and memory image are looked at
+//!  journal Prepare(undo)  new layers made -> new QEMU started on a seat of its own, state loaded, guest waits
+//!                         old guest stopped, its disks made durable
 //!  journal Commit(redo)   <- the commit point
-//!  undo point and vm.json written; guest runs; journal gone
+//!  the new QEMU is the VM; guest runs; undo point and vm.json written; old QEMU ended; journal gone
 //! ```
-//! Before the commit point a failure ends the new QEMU and removes the new layers: the VM is stopped, with its disks as
-//! they were (running memory can't be kept). Between commit and `cont` a guard lets the guest go if this process dies.
+//! Whatever fails before the commit point, the old guest goes on as if nothing had been. While it stands still, and while
+//! the new one waits, a guard each lets the right one go if this process dies. Where both QEMUs can't be there at once
+//! ([`order`]), the old one ends first, and a failure after that leaves the VM stopped, its disks as they were.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+mod decide;
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use vmrewind_store::ImageReader;
 
 use crate::capture::guard::{Guard, Watch};
-use crate::context::Work;
+use crate::context::{Note, Work};
+use crate::end_vm::end_vm;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
@@ -24,25 +32,22 @@ use crate::ids::{Address, LayerId, SnapshotId};
 use crate::images::image_id;
 use crate::images::store_error;
 use crate::layers::ahead::SyncAhead;
-use crate::layers::clones::clones_of;
-use crate::layers::needs::readers;
-use crate::layers::{base, overlay, qcow2};
+use crate::layers::{base, overlay};
 use crate::lazy;
 use crate::machine_image::captured;
 use crate::monitor::is_running;
-use crate::ops::end_vm::end_vm;
 use crate::ops::guest::Resumed;
 use crate::ops::restore_memory::{Brought, Memory, Target};
 use crate::ops::tidy::tidy;
 use crate::ops::vm_state;
-use crate::record::RECORD_VERSION;
-use crate::record::journal::{Cause, Overlay, RedoPlan, UndoPlan};
-use crate::record::snapshot::{FrozenDisk, Grade, Manifest, Method, Origin, milliseconds};
-use crate::record::vm::VmRecord;
+use crate::record::journal::{Cause, Overlay, RedoPlan, Succession, UndoPlan};
+use crate::record::snapshot::{Grade, Manifest};
 use crate::root::VmFolder;
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::machine::{Machine, Use};
-use crate::vm::spawn;
+use crate::vm::ports::ports_in_use;
+use crate::vm::{run_folder, spawn};
+use order::Order;
 
 /// The journal's name of this operation.
 const OPERATION: &str = "snapshot restore";
@@ -69,6 +74,8 @@ enum Old {
     Running,
     /// Its guest stood still.
     Paused,
+    /// Its QEMU does not say.
+    Silent,
     /// There was no QEMU.
     Off,
 }
@@ -85,42 +92,102 @@ struct Plan {
     run: bool,
 }
 
+/// The VM as it is found.
+struct Before {
+    machine: Option<Arc<dyn Machine>>,
+    guest: Old,
+    order: Order,
+}
+
+impl Before {
+    /// The QEMU that lives until the restore is decided.
+    fn stays(&self) -> Option<&dyn Machine> {
+        let stays = matches!(self.order, Order::Beside { .. } | Order::Nothing { .. });
+        self.machine.as_deref().filter(|_| stays)
+    }
+
+    /// What is to take whose place.
+    fn succession(&self, new: Option<&Brought>) -> Option<Succession> {
+        let old = self.stays()?.mark();
+        match &self.order {
+            Order::Beside { old_seat, seat, .. } => {
+                let later = new.map(|new| new.started.later.clone()).unwrap_or_default();
+                Some(Succession { old, old_seat: *old_seat, seat: Some(*seat), later })
+            }
+            Order::Nothing { old_seat } => {
+                Some(Succession { old, old_seat: *old_seat, seat: None, later: Vec::new() })
+            }
+            Order::Off | Order::EndFirst { .. } => None,
+        }
+    }
+}
+
+/// What a restore has made before it is decided.
+#[derive(Default)]
+struct Made {
+    brought: Option<Brought>,
+    /// Lets the old guest go on if this process dies before that.
+    old_guard: Option<Guard>,
+    /// Layers that are abandoned, on their way to the disk.
+    synced: Vec<SyncAhead>,
+}
+
+impl Made {
+    /// Whether the abandoned layers are durable. Asked whatever came of the rest: the kernel gives this answer once.
+    fn synced(&mut self) -> Result<()> {
+        let all: Vec<Result<()>> = self.synced.drain(..).map(SyncAhead::finish).collect();
+        all.into_iter().collect::<Result<()>>().map_err(|error| {
+            error.while_doing("the disks as they were before the restore can't be kept as an undo point")
+        })
+    }
+}
+
 impl Operation {
     /// Brings a snapshot back. The VM may run; any snapshot can be restored, any number of times.
     ///
     /// # Errors
-    /// `NotFound`, `Busy`; `Damaged` or `Refused` where the snapshot or its base can't be used, the VM untouched;
-    /// `Partial` where the new state did not come up: the VM is stopped then, its disks as they were.
+    /// `NotFound`, `Busy`; `Damaged` or `Refused` where the snapshot or its base can't be used; `Failed` where the new state
+    /// did not come up: the VM goes on as it was. `Partial` where it had to be ended first: it is stopped then, its disks as
+    /// they were.
     pub fn snapshot_restore(&self, request: &SnapshotRestore) -> Result<RestoreView> {
-        let begun = Instant::now();
         let held = self.hold(&request.address.vm)?;
         let plan = self.plan_restore(request, &held)?;
-        let old = self.ctx.machines().find(&held.folder)?;
-        let memory = self.open_memory(&plan, old.is_some() && plan.mode == RestoreMode::Eager)?;
-        let was = old.as_ref().map_or(Old::Off, |old| guest_of(&**old));
+        let before = self.look_before(&plan, &held)?;
+        // Read whole where a guest is given up for it.
+        let is_given_up = matches!(before.order, Order::EndFirst { .. });
+        let memory = self.open_memory(&plan, is_given_up && plan.mode == RestoreMode::Eager)?;
         let undo_plan = UndoPlan {
             overlays: plan.overlays.clone(),
             cause: Cause::Restore,
             image: None,
-            qemu: old.as_ref().map(|machine| machine.mark()),
-            guest_ran: was == Old::Running,
+            qemu: before.machine.as_ref().map(|machine| machine.mark()),
+            // One that can't be asked is taken for running: it will be wanted to run again.
+            guest_ran: matches!(before.guest, Old::Running | Old::Silent),
             migration: None,
+            successor: before.order.successor(&plan),
         };
         self.ledger(&held.folder).prepare(OPERATION, &undo_plan)?;
-        let mut ahead = SyncAhead::none();
-        let brought = self.bring(&held, &plan, old.as_deref(), memory.as_ref(), &mut ahead);
+        let mut made = Made::default();
+        let done = self
+            .bring(&held, &plan, &before, memory.as_ref(), &mut made)
+            .and_then(|()| self.settle(request, &held, &plan, &before, &mut made));
         self.ctx.work_ended();
-        // Asked whatever came of the rest: the kernel gives this answer once.
-        let synced = ahead.finish().map_err(|error| {
-            error.while_doing("the disks as they were before the restore can't be kept as an undo point")
-        });
-        let brought = brought
-            .and_then(|brought| if request.discard_current { Ok(brought) } else { synced.map(|()| brought) });
-        let result = brought.and_then(|brought| self.settle(request, &held, &plan, was, brought));
-        match result {
-            Ok((brought, undo)) => self.report(&held, &plan, brought, undo, begun),
-            Err(error) => Err(self.undo_restore(&held, &undo_plan, error)),
+        let _ = made.synced();
+        match done {
+            Ok(undo) => self.report(&held, &plan, made.brought.take(), undo),
+            Err(error) => {
+                // What was brought up is ended by that.
+                drop(made);
+                Err(self.undo_restore(&held, &undo_plan, error))
+            }
         }
+    }
+
+    fn look_before(&self, plan: &Plan, held: &Held) -> Result<Before> {
+        let machine = self.ctx.machines().find(&held.folder)?;
+        let guest = machine.as_ref().map_or(Old::Off, |old| guest_of(&**old));
+        let order = self.order_of(plan, held, guest)?;
+        Ok(Before { machine, guest, order })
     }
 
     fn plan_restore(&self, request: &SnapshotRestore, held: &Held) -> Result<Plan> {
@@ -171,15 +238,15 @@ impl Operation {
         result.map_err(|error| store_error("the memory image is damaged", error))
     }
 
-    /// Makes the new layers, ends the old QEMU, starts the new one and loads its state. The guest waits.
+    /// Makes the new layers, starts the new QEMU and loads its state. The guest waits.
     fn bring(
         &self,
         held: &Held,
         plan: &Plan,
-        old: Option<&dyn Machine>,
+        before: &Before,
         memory: Option<&Memory>,
-        ahead: &mut SyncAhead,
-    ) -> Result<Option<Brought>> {
+        made: &mut Made,
+    ) -> Result<()> {
         for overlay in &plan.overlays {
             let disk = held
                 .record
@@ -188,27 +255,63 @@ impl Operation {
             overlay::make(&held.folder, disk, overlay)?;
             self.check_cancel("making new layers")?;
         }
-        if let Some(old) = old {
-            self.ctx.reached("layers-made");
-            end_vm(old, &held.folder)?;
-            self.ctx.reached("old-ended");
-            // An undo point will need that, at a time when the new guest waits for it.
-            let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
-            *ahead = SyncAhead::begin(held.folder.files(), layers.collect());
-            self.ctx.reached("sync-begun");
-        }
-        // The layers that are abandoned are frozen as an undo point.
-        tidy(&self.ctx, &held.folder, &held.record)?;
+        self.make_way(held, before, made)?;
         if !plan.start {
-            return Ok(None);
+            return Ok(());
         }
+        let (folder, beside) = match &before.order {
+            Order::Beside { seat, .. } => (held.folder.at_seat(*seat), Some(self.ports_of(before))),
+            _ => (held.folder.clone(), None),
+        };
+        run_folder::prepare(&folder, &held.record.id)?;
+        lazy::forget_failure(&folder)?;
         let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
-        let target = Target { held, snapshot: &plan.snapshot, chains: &chains, run: plan.run };
-        lazy::forget_failure(&held.folder)?;
-        let Some(memory) = memory else { return self.bring_cold(&target).map(Some) };
-        let brought = self.bring_memory(&target, memory, plan.mode == RestoreMode::Lazy)?;
-        self.ctx.reached("state-loaded");
-        Ok(Some(brought))
+        let target = Target {
+            held,
+            folder: &folder,
+            beside,
+            snapshot: &plan.snapshot,
+            chains: &chains,
+            run: plan.run,
+        };
+        made.brought = Some(match memory {
+            None => self.bring_cold(&target)?,
+            Some(memory) => {
+                let brought = self.bring_memory(&target, memory, plan.mode == RestoreMode::Lazy)?;
+                self.ctx.reached("state-loaded");
+                brought
+            }
+        });
+        Ok(())
+    }
+
+    /// Has the old QEMU do what it must before the new one starts: end, or nothing but write its disks out meanwhile.
+    fn make_way(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
+        let Some(old) = &before.machine else {
+            // The layers that are abandoned are frozen as an undo point.
+            return tidy(&self.ctx, &held.folder, &held.record);
+        };
+        self.ctx.reached("layers-made");
+        if let Order::EndFirst { why } = &before.order {
+            self.ctx.note(Note::EndedFirst { why: why.clone() });
+            end_vm(&**old, &held.folder)?;
+            self.ctx.reached("old-ended");
+        } else if before.guest == Old::Running {
+            made.old_guard = Some(Guard::begin(&self.ctx, &held.folder.pinned())?);
+        }
+        // An undo point will need that, at a time when a guest waits for it.
+        made.synced.push(self.sync_active(held));
+        self.ctx.reached("sync-begun");
+        if before.stays().is_some() { Ok(()) } else { tidy(&self.ctx, &held.folder, &held.record) }
+    }
+
+    fn sync_active(&self, held: &Held) -> SyncAhead {
+        let layers = held.record.disks.iter().map(|disk| held.folder.layer(&disk.name, &disk.active));
+        SyncAhead::begin(held.folder.files(), layers.collect())
+    }
+
+    fn ports_of(&self, before: &Before) -> BTreeMap<u16, u16> {
+        before.stays().map(|machine| ports_in_use(machine.run())).unwrap_or_default()
     }
 
     /// Commits the restore and lets the guest run. Gives the name of the undo point.
@@ -217,28 +320,53 @@ impl Operation {
         request: &SnapshotRestore,
         held: &Held,
         plan: &Plan,
-        old: Old,
-        mut brought: Option<Brought>,
-    ) -> Result<(Option<Brought>, Option<String>)> {
-        if let Some(Brought { started, .. }) = &brought
+        before: &Before,
+        made: &mut Made,
+    ) -> Result<Option<String>> {
+        if let Some(Brought { started, .. }) = &made.brought
             && !started.machine.is_alive()
         {
             return Err(qemu_ended(&*started.machine, &held.folder));
         }
-        let (redo_plan, undo_name) = self.decide(request, held, plan, old)?;
-        let guard = brought.as_mut().and_then(|brought| brought.guard.take());
+        self.stop_old(held, before, made)?;
+        let synced = made.synced();
+        if !request.discard_current {
+            synced?;
+        }
+        let succession = before.succession(made.brought.as_ref());
+        let (redo_plan, undo_name) = self.decide(request, held, plan, before.guest)?;
+        let redo_plan = RedoPlan { succession, ..redo_plan };
+        let guard = made.brought.as_mut().and_then(|brought| brought.guard.take());
         let guard = guard.map(|guard| self.armed(guard)).transpose()?;
         // Letting the guest run is part of what the commit carries out, on a connection of its own.
-        if let Some(Brought { started, .. }) = &mut brought {
+        if let Some(Brought { started, .. }) = &mut made.brought {
             started.disconnect();
         }
         let committed = self.ledger(&held.folder).commit(OPERATION, &redo_plan);
         committed.map_err(|error| explained(error, &held.folder))?;
-        // Not reached where the commit is not complete: the guard then acts once its pipe closes.
-        if let Some(guard) = guard {
-            guard.disarm();
+        // Not reached where the commit is not complete: the guards then act once their pipes close.
+        guard.into_iter().chain(made.old_guard.take()).for_each(Guard::disarm);
+        Ok(undo_name)
+    }
+
+    /// Has the old guest stand still, under a guard, and its disks written out. From here on it is either let go again or
+    /// ended.
+    fn stop_old(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
+        let Some(old) = before.stays() else { return Ok(()) };
+        if let Some(guard) = &mut made.old_guard {
+            guard.wait_ready()?;
+            guard.arm(Watch::Undecided)?;
         }
-        Ok((brought, undo_name))
+        if before.guest == Old::Running
+            && let Err(error) = old.channel(Use::Operation).and_then(|monitor| monitor.stop())
+        {
+            // Its place is wanted, and the one that is to have it is there: what hangs is ended.
+            tracing::info!("the old QEMU does not stop its guest, and is ended: {}", error.in_one_line());
+            old.kill()?;
+        }
+        self.ctx.reached("old-stopped");
+        made.synced.push(self.sync_active(held));
+        Ok(())
     }
 
     /// A guard that lets the guest run if this process dies once the restore is decided.
@@ -249,74 +377,14 @@ impl Operation {
         Ok(guard)
     }
 
-    /// The decided state: the VM on the new layers; those that nobody else reads kept as an undo point or discarded.
-    fn decide(
-        &self,
-        request: &SnapshotRestore,
-        held: &Held,
-        plan: &Plan,
-        old: Old,
-    ) -> Result<(RedoPlan, Option<String>)> {
-        let mut record: VmRecord = held.record.clone();
-        record.hardware = plan.snapshot.hardware.clone();
-        record.current = Some(plan.snapshot.id.clone());
-        for overlay in &plan.overlays {
-            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
-                disk.push_active(overlay.layer.clone(), overlay.parent.clone());
-            }
-        }
-        let abandoned = layers_without_reader(&record, held)?;
-        let has_data = |layer: &Overlay| !is_empty(held, layer);
-        let discard = request.discard_current || !abandoned.iter().any(has_data);
-        let undo = if discard { None } else { Some(self.undo_point(held, old)?) };
-        let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
-        let remove_layers = if discard { abandoned } else { Vec::new() };
-        for layer in &remove_layers {
-            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == layer.disk) {
-                disk.forget(&layer.layer);
-            }
-        }
-        let plan = RedoPlan {
-            write: undo.into_iter().collect(),
-            remove_layers,
-            resume: plan.run,
-            ..RedoPlan::of(record)
-        };
-        Ok((plan, undo_name))
-    }
-
-    /// A snapshot of the disks as they are, for a way back.
-    fn undo_point(&self, held: &Held, old: Old) -> Result<Manifest> {
-        Ok(Manifest {
-            version: RECORD_VERSION,
-            id: SnapshotId::random(&self.ctx.host),
-            name: held.snapshots.free_name("undo")?,
-            origin: Origin::Undo,
-            parent: held.record.current.clone(),
-            created: self.ctx.now(),
-            message: Some("disks as they were before a restore".into()),
-            labels: BTreeMap::new(),
-            // Its disks are of one instant, but nobody asked the guest to make them ready.
-            grade: if old == Old::Off { Grade::Off } else { Grade::Crash },
-            method: Method::None,
-            pause_ms: 0.0,
-            total_ms: 0.0,
-            guest_running: old == Old::Running,
-            hardware: held.record.hardware.clone(),
-            disks: held.record.disks.iter().map(|disk| FrozenDisk::of(&held.folder, disk)).collect(),
-            memory: None,
-        })
-    }
-
     fn report(
         &self,
         held: &Held,
         plan: &Plan,
         brought: Option<Brought>,
         undo: Option<String>,
-        begun: Instant,
     ) -> Result<RestoreView> {
-        let start_ms = plan.run.then(|| milliseconds(begun.elapsed()));
+        let start_ms = self.ctx.time_line.until("guest-resumed").filter(|_| plan.run);
         let resumed =
             brought.as_ref().filter(|brought| brought.mode != RestoreMode::Cold).map(|brought| Resumed {
                 name: &held.record.name,
@@ -344,8 +412,13 @@ impl Operation {
             mode,
             start_ms,
             undo,
-            state,
             clock,
+            ports: if state == "stopped" {
+                BTreeMap::new()
+            } else {
+                ports_in_use(&run_folder::for_users(&held.folder))
+            },
+            state,
             notes: why.into_iter().chain(note.flatten()).chain(unknown).collect(),
         })
     }
@@ -363,10 +436,13 @@ impl Operation {
                 .with_hint(Hint::UndoFailed { error: second.to_string() })
                 .with_kind(ErrorKind::Partial);
         }
-        if plan.qemu.is_none() || old_runs() {
+        let name = &held.record.name;
+        if plan.qemu.is_none() {
             return error;
         }
-        let name = &held.record.name;
+        if old_runs() {
+            return error.while_doing(format!("the restore failed; VM '{name}' goes on as it was"));
+        }
         let kind =
             if error.kind() == ErrorKind::Interrupted { ErrorKind::Interrupted } else { ErrorKind::Partial };
         error
@@ -400,23 +476,13 @@ fn explained(error: Error, folder: &VmFolder) -> Error {
     }
 }
 
-/// Whether the guest runs. One that can't be asked is taken for running: it will be wanted to run again.
+/// Whether the guest runs.
 fn guest_of(machine: &dyn Machine) -> Old {
-    let status = machine.channel_briefly(Use::Status).and_then(|monitor| monitor.status());
-    if status.is_ok_and(|status| !is_running(&status)) { Old::Paused } else { Old::Running }
-}
-
-/// The layers that neither the VM's present state nor a snapshot or clone reads through.
-fn layers_without_reader(record: &VmRecord, held: &Held) -> Result<Vec<Overlay>> {
-    let clones = clones_of(&held.folder, &record.id)?;
-    let readers = readers(record, &held.snapshots.0, &clones, &BTreeSet::new());
-    let unread = readers.into_iter().filter(|(_, readers)| readers.is_empty());
-    Ok(unread.map(|((disk, layer), _)| Overlay { disk, layer, parent: None }).collect())
-}
-
-/// Whether a layer holds no data at all. One that can't be read counts as holding some.
-fn is_empty(held: &Held, layer: &Overlay) -> bool {
-    qcow2::is_empty(&held.folder.layer(&layer.disk, &layer.layer)).unwrap_or(false)
+    match machine.channel_briefly(Use::Status).and_then(|monitor| monitor.status()) {
+        Ok(status) if is_running(&status) => Old::Running,
+        Ok(_) => Old::Paused,
+        Err(_) => Old::Silent,
+    }
 }
 
 /// A disk with the layers of a new delta: the delta, then those that it lies on.
@@ -425,6 +491,3 @@ fn chain_on(held: &Held, overlay: &Overlay) -> (String, Vec<LayerId>) {
     let below = below.and_then(|(disk, parent)| disk.chain(parent)).unwrap_or_default();
     (overlay.disk.clone(), [vec![overlay.layer.clone()], below].concat())
 }
-
-#[cfg(test)]
-mod tests;

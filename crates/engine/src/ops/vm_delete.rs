@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use vmrewind_store::Store;
 
+use crate::end_vm::end_vm;
 use crate::engine::{Engine, HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
 use crate::layers::clones::clones_of;
-use crate::ops::end_vm::end_vm;
 use crate::record::snapshot::{Origin, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;

@@ -56,6 +56,7 @@ impl Operation {
             qemu: None,
             guest_ran: false,
             migration: None,
+            successor: None,
         };
         let ledger = self.ledger(&held.folder);
         ledger.prepare(OPERATION, &undo)?;

@@ -81,13 +81,14 @@ impl Operation {
 
     /// Starts QEMU with the VM's own hardware, on its active layers.
     pub(crate) fn spawn(&self, held: &HeldVm, flat: Option<&Flat>, purpose: Purpose) -> Result<Started> {
-        self.launch_vm(&Start {
+        self.launch_vm(Start {
             folder: &held.folder,
             record: &held.record,
             hardware: &held.record.hardware,
             chains: &chains(&held.record),
             flat,
             purpose,
+            beside: None,
         })
     }
 

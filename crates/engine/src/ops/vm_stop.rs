@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use vmrewind_qemu::qmp::commands::RunState;
 
 use crate::context::Cancel;
+use crate::end_vm::end_vm;
 use crate::engine::{HeldVm, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::lazy;
 use crate::monitor::is_running;
-use crate::ops::end_vm::end_vm;
 use crate::view::VmView;
 use crate::vm::machine::{Machine, Use};
 use crate::vm::process::Process;

@@ -15,13 +15,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use vmrewind_qemu::cmdline::Later;
 
 use crate::error::Result;
 use crate::ids::{LayerId, SnapshotId, checked};
 use crate::record::RECORD_VERSION;
 use crate::record::snapshot::Manifest;
 use crate::record::vm::VmRecord;
-use crate::root::VmFolder;
+use crate::root::{SeatNumber, VmFolder};
 
 /// The journal's content.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub(crate) struct Journal {
 #[serde(tag = "phase", rename_all = "kebab-case")]
 pub(crate) enum Phase {
     /// Not decided: to be undone.
-    Prepare(UndoPlan),
+    Prepare(Box<UndoPlan>),
     /// Decided: to be carried out.
     Commit(Box<RedoPlan>),
 }
@@ -64,6 +65,20 @@ pub(crate) struct UndoPlan {
     /// QEMU's migration settings as they were, where the operation changes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) migration: Option<MigrationSettings>,
+    /// The QEMU that is to take that one's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) successor: Option<Successor>,
+}
+
+/// A QEMU that is started while the VM's own runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Successor {
+    /// Its seat.
+    pub(crate) seat: SeatNumber,
+    /// Its working folder.
+    pub(crate) working_dir: String,
+    /// What it makes under other names meanwhile, or gets later.
+    pub(crate) later: Vec<Later>,
 }
 
 /// What a capture changes of QEMU's migration settings, as it was before.
@@ -132,6 +147,22 @@ pub(crate) struct RedoPlan {
     pub(crate) remove_images: Vec<String>,
     /// Whether the VM's guest, loaded and waiting, is to run.
     pub(crate) resume: bool,
+    /// The QEMU that ends with that, and what takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) succession: Option<Succession>,
+}
+
+/// One QEMU's place taken by another, or by none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Succession {
+    /// The QEMU that ends.
+    pub(crate) old: ProcessMark,
+    /// Its seat.
+    pub(crate) old_seat: SeatNumber,
+    /// The seat of the one that follows.
+    pub(crate) seat: Option<SeatNumber>,
+    /// What it gets once the old one has given it up.
+    pub(crate) later: Vec<Later>,
 }
 
 impl RedoPlan {
@@ -144,6 +175,7 @@ impl RedoPlan {
             remove_layers: Vec::new(),
             remove_images: Vec::new(),
             resume: false,
+            succession: None,
         }
     }
 }
@@ -205,11 +237,12 @@ mod tests {
             qemu: None,
             guest_ran: false,
             migration: None,
+            successor: None,
         };
         let redo = RedoPlan::of(serde_json::from_str(VM).unwrap());
         let save = |phase| Journal::new("test", Timestamp::UNIX_EPOCH, phase).save(&folder).unwrap();
 
-        save(Phase::Prepare(undo));
+        save(Phase::Prepare(Box::new(undo)));
         assert!(Journal::may_be_undone(&folder));
         save(Phase::Commit(Box::new(redo)));
         assert!(!Journal::may_be_undone(&folder), "it is decided");

@@ -249,6 +249,11 @@ impl VmFolder {
         Self { seat: Some(number), ..self.clone() }
     }
 
+    /// The same for as long as it is used, whichever QEMU becomes the VM's.
+    pub(crate) fn pinned(&self) -> Self {
+        Self { seat: self.seat_number(), ..self.clone() }
+    }
+
     /// The number of the seat. `None` for a VM that was never started, or last by a version without seats: the files are
     /// in the VM's folder itself then.
     pub(crate) fn seat_number(&self) -> Option<SeatNumber> {

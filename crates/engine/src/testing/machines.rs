@@ -72,6 +72,7 @@ pub(crate) struct FakeMachines {
     /// How many were started.
     pub(crate) starts: AtomicUsize,
     running: Mutex<HashMap<PathBuf, Arc<FakeVm>>>,
+    last: Mutex<Option<Arc<FakeVm>>>,
 }
 
 impl FakeMachines {
@@ -85,12 +86,18 @@ impl FakeMachines {
             agent: Mutex::default(),
             starts: AtomicUsize::new(0),
             running: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
     /// The last that was started for a VM, dead or alive.
     pub(crate) fn of(&self, folder: &VmFolder) -> Option<Arc<FakeVm>> {
         lock(&self.running).get(&folder.seat()).cloned()
+    }
+
+    /// The last that was started at all.
+    pub(crate) fn last(&self) -> Arc<FakeVm> {
+        lock(&self.last).clone().unwrap()
     }
 
     /// Waits so long from now on, for all of them.
@@ -133,6 +140,7 @@ impl FakeMachines {
         end_together(&vm);
         self.starts.fetch_add(1, Ordering::Relaxed);
         lock(&self.running).insert(folder.seat(), Arc::clone(&vm));
+        *lock(&self.last) = Some(Arc::clone(&vm));
         Ok(vm)
     }
 }

@@ -1,5 +1,7 @@
 //! The QEMU process of a VM: found, started, watched, ended.
 
+pub(crate) mod hand_over;
+pub(crate) mod host_memory;
 pub(crate) mod local;
 pub(crate) mod machine;
 pub(crate) mod ports;

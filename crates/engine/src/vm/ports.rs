@@ -25,10 +25,14 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Chooses ports.
-    pub(crate) fn choose(wanted: &[u16]) -> Self {
+    /// Chooses ports. Those that the QEMU `beside` has are taken over from it later.
+    pub(crate) fn choose(wanted: &[u16], beside: Option<&BTreeMap<u16, u16>>) -> Self {
         let mut ports = Self::default();
         for port in wanted {
+            if let Some(given) = beside.and_then(|ports| ports.get(port)) {
+                ports.given.insert(*port, *given);
+                continue;
+            }
             let given = ports.take(*port).or_else(|| (0..TRIES).find_map(|_| ports.take(0)));
             if let Some(given) = given {
                 ports.given.insert(*port, given);
@@ -69,13 +73,13 @@ mod tests {
     /// Two starts at once must not both be given a port that is free: the second QEMU would not start.
     #[test]
     fn a_port_that_is_about_to_be_used_is_not_given_again() {
-        let free = Ports::choose(&[0]).given[&0];
-        let first = Ports::choose(&[free]);
-        let second = Ports::choose(&[free]);
+        let free = Ports::choose(&[0], None).given[&0];
+        let first = Ports::choose(&[free], None);
+        let second = Ports::choose(&[free], None);
         assert_eq!(first.given[&free], free);
         assert_ne!(second.given[&free], free);
         drop(first);
-        assert_eq!(Ports::choose(&[free]).given[&free], free);
+        assert_eq!(Ports::choose(&[free], None).given[&free], free);
     }
 
     /// Guards a VM that wants several ports: each is given one of its own, and they are known for as long as it runs.

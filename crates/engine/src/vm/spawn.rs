@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmrewind_qemu::cmdline::{CommandLine, Placeholders};
+use vmrewind_qemu::cmdline::{CommandLine, Conflict, Later, Placeholders};
 use vmrewind_qemu::qmp::make_pipes;
 
 use crate::cancel::Cancel;
@@ -75,12 +75,16 @@ pub(crate) struct Launch<'a> {
     pub(crate) held: Option<OwnedFd>,
     /// What for.
     pub(crate) purpose: Purpose,
+    /// The ports of the VM's QEMU, where that still runs and this one is to take its place.
+    pub(crate) beside: Option<BTreeMap<u16, u16>>,
 }
 
 /// A QEMU that answers.
 pub(crate) struct Started {
     /// It runs.
     pub(crate) machine: Arc<dyn Machine>,
+    /// What it gets once the QEMU beside it has given it up.
+    pub(crate) later: Vec<Later>,
     /// The connection for the operation that holds the VM.
     monitor: Option<Monitor>,
     child: Option<Child>,
@@ -92,8 +96,8 @@ pub(crate) struct Started {
 /// `Failed` where it does not start; QEMU's own words are the cause. No process is left then.
 pub(crate) fn start(launch: Launch<'_>, machines: &LocalQemu) -> Result<Started> {
     let run = run_folder::prepare(launch.folder, &launch.record.id)?;
-    // Kept until QEMU answers: it has taken its ports then.
-    let (argv, _ports) = command_line(&launch, &run)?;
+    // Its ports are kept until QEMU answers: it has taken them then.
+    let Written { argv, later, _ports } = command_line(&launch, &run)?;
     if launch.purpose == Purpose::Incoming {
         make_pipes(&run.join(RECOVERY_PIPES))
             .context(|| format!("cannot make pipes in '{}'", run.display()))?;
@@ -103,7 +107,11 @@ pub(crate) fn start(launch: Launch<'_>, machines: &LocalQemu) -> Result<Started>
     let mut child = spawn(&argv, launch, &log)?;
     reached("qemu-spawned");
     match connect(&mut child, folder, cancel, &run, machines) {
-        Ok((process, monitor)) => Ok(Started::new(machines.machine(process), monitor, Some(child))),
+        Ok((process, monitor)) => {
+            let mut started = Started::new(machines.machine(process), monitor, Some(child));
+            started.later = later;
+            Ok(started)
+        }
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
@@ -115,7 +123,7 @@ pub(crate) fn start(launch: Launch<'_>, machines: &LocalQemu) -> Result<Started>
 impl Started {
     /// A QEMU with the connection that it answered on, and the child that it is of this process, if it is.
     pub(crate) fn new(machine: Arc<dyn Machine>, monitor: Monitor, child: Option<Child>) -> Self {
-        Self { machine, monitor: Some(monitor), child }
+        Self { machine, later: Vec::new(), monitor: Some(monitor), child }
     }
 
     /// The connection for the operation that holds the VM, until it is given up.
@@ -156,12 +164,30 @@ fn tail_of(path: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// What a QEMU is started with.
+struct Written {
+    argv: Vec<String>,
+    later: Vec<Later>,
+    _ports: Ports,
+}
+
+/// What a QEMU of that hardware would get later if it were started while the VM's own runs, or why it can't be.
+///
+/// # Errors
+/// `Failed` for a command line that can't be read.
+pub(crate) fn beside(name: &VmName, hardware: &Hardware) -> Result<Result<Vec<Later>, Conflict>> {
+    // Which folder of its own it is makes no difference.
+    let run = "/run/of/its/own";
+    let mut line = filled_in(name, hardware, Path::new(run))?;
+    line.stand_beside(run).context(|| format!("the command line of VM '{name}' can't be used"))
+}
+
 /// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
-fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)> {
+fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Written> {
     let name = &launch.record.name;
     let bad = || format!("the command line of VM '{name}' can't be used");
     let template = CommandLine::parse(&launch.hardware.command_line).context(bad)?;
-    let ports = Ports::choose(&template.ports_wanted());
+    let ports = Ports::choose(&template.ports_wanted(), launch.beside.as_ref());
     ports.save(launch.folder.files(), run)?;
     let run_text = run.to_str().ok_or_else(|| {
         Error::failed(format!("the run folder '{}' is not UTF-8", run.display())).with_hint(Hint::AnotherRoot)
@@ -179,6 +205,11 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
         line.keep_page_cache(&disk, files.depth).context(bad)?;
     }
     (launch.edit)(&mut line)?;
+    let mut later = Vec::new();
+    if launch.beside.is_some() {
+        let conflicting = |what| Error::failed(format!("two QEMUs can't both have {what}"));
+        later = line.stand_beside(run_text).context(bad)?.map_err(conflicting)?;
+    }
     for (id, socket) in [
         ("vmrewind-user", socket::USER),
         ("vmrewind-operation", socket::OPERATION),
@@ -197,7 +228,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<(Vec<String>, Ports)>
             line.add_start_paused();
         }
     }
-    Ok((line.to_argv(), ports))
+    Ok(Written { argv: line.to_argv(), later, _ports: ports })
 }
 
 /// A VM's command line as its running QEMU was given it, but for its disks: every placeholder filled in.

@@ -146,11 +146,9 @@ impl Seat<'_> {
             }));
         }
         match name.as_str() {
-            "pidfile" => {
-                if !self.is_own(option.text()) {
-                    self.later.push(Later::PidFile { path: option.text().to_owned() });
-                    return Ok(Ok(Keep::No));
-                }
+            "pidfile" if !self.is_own(option.text()) => {
+                self.later.push(Later::PidFile { path: option.text().to_owned() });
+                return Ok(Ok(Keep::No));
             }
             // A GDB stub on port 1234.
             "s" => return Ok(Err(PORT)),
@@ -221,8 +219,7 @@ impl Seat<'_> {
 
     /// A character device in the short form; gives its new text, if it has one.
     fn character(&mut self, option: &str, text: &str) -> Shared<Option<String>> {
-        let (prefix, rest) =
-            text.strip_prefix("mon:").map_or(("", text), |rest| ("mon:", rest));
+        let (prefix, rest) = text.strip_prefix("mon:").map_or(("", text), |rest| ("mon:", rest));
         if rest.starts_with("/dev/") {
             return if rest.starts_with("/dev/null") { Ok(None) } else { Err(DEVICE) };
         }
@@ -271,8 +268,7 @@ impl Seat<'_> {
             return Err(NETWORK);
         }
         network.remove("hostfwd");
-        self.later
-            .extend(rules.into_iter().map(|rule| Later::Forward { network: id.clone(), rule }));
+        self.later.extend(rules.into_iter().map(|rule| Later::Forward { network: id.clone(), rule }));
         Ok(())
     }
 
@@ -333,7 +329,8 @@ fn device(device: &Properties) -> Shared<()> {
     if device.get("guest-cid").is_some() {
         return Err(ADDRESS);
     }
-    let is_passed_through = driver.starts_with("vfio-") || matches!(driver.as_str(), "usb-host" | "u2f-passthru");
+    let is_passed_through =
+        driver.starts_with("vfio-") || matches!(driver.as_str(), "usb-host" | "u2f-passthru");
     if is_passed_through { Err(DEVICE) } else { Ok(()) }
 }
 

@@ -32,6 +32,19 @@ pub struct Block<'a> {
 }
 
 impl CommandLine {
+    /// Whether QEMU takes all of the guest's memory from the host when it starts.
+    #[must_use]
+    pub fn allocates_memory_at_once(&self) -> bool {
+        let is_locked = |option: &super::Opt| option.keys().get("mem-lock").is_some_and(|lock| lock != "off");
+        let is_whole = |backend: &Properties| {
+            backend.is_on("prealloc") || backend.is_on("hugetlb") || backend.get("mem-path").is_some()
+        };
+        self.has_option("mem-path")
+            || self.has_option("mem-prealloc")
+            || self.named("overcommit").any(is_locked)
+            || self.memory_backends().is_ok_and(|all| all.iter().any(|(_, backend)| is_whole(backend)))
+    }
+
     /// The RAM block that [`CommandLine::set_memory_file`] can put on a file, by its index, on a host with such pages.
     ///
     /// # Errors

@@ -26,8 +26,8 @@ pub use migration::{
     QueryMigrate, QueryMigrateCapabilities, QueryMigrateParameters, RamStats,
 };
 pub use vm::{
-    ChardevInfo, Cont, HumanMonitorCommand, KvmInfo, Memdev, QueryChardev, QueryKvm, QueryMemdev,
-    QueryStatus, Quit, RunState, SetLink, StatusInfo, Stop, SystemPowerdown,
+    ChardevInfo, Cont, DisplayUpdate, HumanMonitorCommand, KvmInfo, Memdev, QueryChardev, QueryKvm,
+    QueryMemdev, QueryStatus, Quit, RunState, SetLink, StatusInfo, Stop, SystemPowerdown,
 };
 
 use super::error::QmpError;

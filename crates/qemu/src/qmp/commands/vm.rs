@@ -27,6 +27,7 @@ plain_commands! {
 commands! {
     SetLink = "set_link" -> Nothing;
     HumanMonitorCommand = "human-monitor-command" -> String;
+    DisplayUpdate = "display-update" -> Nothing;
 }
 
 open_enum! {
@@ -120,4 +121,36 @@ pub struct HumanMonitorCommand {
     /// The line.
     #[serde(rename = "command-line")]
     pub command_line: String,
+}
+
+/// `display-update`: where the VNC display listens. It has to be there already, if only as `-vnc none`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DisplayUpdate {
+    /// `vnc`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    addresses: Vec<InetAddress>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct InetAddress {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    host: String,
+    port: String,
+}
+
+impl DisplayUpdate {
+    /// Listens on a TCP port of that address; an empty one is all.
+    #[must_use]
+    pub fn vnc_on(host: &str, port: u32) -> Self {
+        let address = InetAddress { kind: "inet", host: host.to_owned(), port: port.to_string() };
+        Self { kind: "vnc", addresses: vec![address] }
+    }
+
+    /// Listens nowhere.
+    #[must_use]
+    pub fn vnc_off() -> Self {
+        Self { kind: "vnc", addresses: Vec::new() }
+    }
 }

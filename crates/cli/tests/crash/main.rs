@@ -69,9 +69,18 @@ fn kill_at(guest: &Guest<'_>, step: &str, arguments: &[&str], meanwhile: Meanwhi
 #[track_caller]
 fn kill_qemu_at(rig: &Rig, step: &str, arguments: &[&str]) -> Run {
     let stopped = rig.stop_at(step, arguments);
-    let Some(qemu) = rig.qemu_pids().into_iter().max() else { panic!("no QEMU at {step}") };
+    let Some(qemu) = newest_qemu(rig) else { panic!("no QEMU at {step}") };
     kill(qemu);
     stopped.go_on(PATIENCE)
+}
+
+/// The QEMU that was started last: pids can begin anew.
+fn newest_qemu(rig: &Rig) -> Option<u32> {
+    let start = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse::<u64>().ok()
+    };
+    rig.qemu_pids().into_iter().max_by_key(start)
 }
 
 /// The VM whose QEMU was killed has stopped, and the root is in order.

@@ -21,12 +21,15 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
+use crate::end_vm::end_vm;
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::patience::Patience;
-use crate::record::journal::{Journal, Phase};
+use crate::record::journal::{Journal, Phase, RedoPlan, Succession};
 use crate::root::VmFolder;
+use crate::vm::local::LocalQemu;
 use crate::vm::machine::Use;
+use crate::vm::process::Process;
 use crate::vm::reap::reap;
 use crate::vm::run_folder::{self, socket};
 use crate::vm::session::own_session;
@@ -147,7 +150,17 @@ pub fn watch(folder: &Path, seat: &str) -> Result<()> {
     match wait_for_the_end() {
         Some(Watch::Pause) => rescue(&monitor, true),
         // The migration that there can be here brings the guest's memory in.
-        Some(Watch::Commit) if is_decided(&folder) => rescue(&monitor, false),
+        Some(Watch::Commit) => match decided(&folder) {
+            Some(plan) => {
+                // Where people look for the guest that is let go.
+                let seat = plan.succession.as_ref().and_then(|succession| succession.seat);
+                let _ = seat.map(|seat| run_folder::take_seat(&folder, seat));
+                rescue(&monitor, false)?;
+                // And whom they would still be connected to. The next command does the rest.
+                plan.succession.map_or(Ok(()), |succession| retire(&folder, &succession))
+            }
+            None => Ok(()),
+        },
         // A journal that can't be read may be decided: two guests must not run on one identity.
         Some(Watch::Undecided) if Journal::may_be_undone(&folder) => rescue(&monitor, false),
         _ => Ok(()),
@@ -170,8 +183,20 @@ fn wait_for_the_end() -> Option<Watch> {
     }
 }
 
-fn is_decided(folder: &VmFolder) -> bool {
-    matches!(Journal::load(folder), Ok(Some(Journal { phase: Phase::Commit(_), .. })))
+/// What the operation under way has decided, if it has.
+fn decided(folder: &VmFolder) -> Option<Box<RedoPlan>> {
+    match Journal::load(folder) {
+        Ok(Some(Journal { phase: Phase::Commit(plan), .. })) => Some(plan),
+        _ => None,
+    }
+}
+
+/// Ends the QEMU whose place was taken.
+fn retire(folder: &VmFolder, succession: &Succession) -> Result<()> {
+    let folder = folder.at_seat(succession.old_seat);
+    let old = Process::find(&folder)?.filter(|process| process.mark == succession.old);
+    let machines = LocalQemu { patience: Patience::default() };
+    old.map_or(Ok(()), |old| end_vm(&*machines.machine(old), &folder))
 }
 
 /// Cancels what migration there is, if it is to be, and lets the guest run, until it has been seen running for a while.

@@ -338,8 +338,12 @@ impl Operation {
         let redo_plan = RedoPlan { succession, ..redo_plan };
         let guard = made.brought.as_mut().and_then(|brought| brought.guard.take());
         let guard = guard.map(|guard| self.armed(guard)).transpose()?;
-        // Letting the guest run is part of what the commit carries out, on a connection of its own.
         if let Some(Brought { started, .. }) = &mut made.brought {
+            // Once more, since much time can have passed: the old guest is given up for one that answers.
+            if started.monitor()?.is_gone() {
+                return Err(qemu_ended(&*started.machine, &held.folder));
+            }
+            // Letting the guest run is part of what the commit carries out, on a connection of its own.
             started.disconnect();
         }
         let committed = self.ledger(&held.folder).commit(OPERATION, &redo_plan);
@@ -353,12 +357,8 @@ impl Operation {
     /// ended.
     fn stop_old(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
         let Some(old) = before.stays() else { return Ok(()) };
-        if let Some(guard) = &mut made.old_guard {
-            guard.wait_ready()?;
-            guard.arm(Watch::Undecided)?;
-        }
         if before.guest == Old::Running
-            && let Err(error) = old.channel(Use::Operation).and_then(|monitor| monitor.stop())
+            && let Err(error) = stop_under_guard(old, made.old_guard.as_mut())
         {
             // Its place is wanted, and the one that is to have it is there: what hangs is ended.
             tracing::info!("the old QEMU does not stop its guest, and is ended: {}", error.in_one_line());
@@ -474,6 +474,14 @@ fn explained(error: Error, folder: &VmFolder) -> Error {
         Some((_, failure)) => error.because(Error::failed(failure.message)),
         None => error,
     }
+}
+
+fn stop_under_guard(old: &dyn Machine, guard: Option<&mut Guard>) -> Result<()> {
+    if let Some(guard) = guard {
+        guard.wait_ready()?;
+        guard.arm(Watch::Undecided)?;
+    }
+    old.channel(Use::Operation)?.stop()
 }
 
 /// Whether the guest runs.

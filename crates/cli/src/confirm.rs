@@ -15,12 +15,12 @@ use crate::session::Session;
 /// How often a waiting question looks whether the user wants to stop.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// The JSON of a deletion: its plan, and whether it was carried out.
+/// The JSON of what can be shown before it is done: its plan, and whether it was carried out.
 #[derive(Serialize)]
-pub(crate) struct Deletion<'a, P> {
+pub(crate) struct Planned<'a, P> {
     /// Whether nothing was done.
     pub(crate) dry_run: bool,
-    /// What goes, or went.
+    /// What is, or was, to be done.
     #[serde(flatten)]
     pub(crate) plan: &'a P,
 }

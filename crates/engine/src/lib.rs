@@ -80,6 +80,7 @@ pub use ops::vm_stop::VmStop;
 pub use patience::Patience;
 pub use record::snapshot::{Grade, Method};
 pub use view::clone::{Changed, CloneView, ClonesView, InsideView, NotUnique, OriginView, StartMode};
+pub use view::restore::{RestoreOrder, RestorePlanView};
 pub use view::{
     DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode, RestoreProgress, RestoreView,
     SnapshotDisk, SnapshotView, VmView, WorkingSetView,

@@ -1,6 +1,7 @@
 //! What the engine shows of VMs and snapshots: plain values whose JSON is the product's contract.
 
 pub(crate) mod clone;
+pub(crate) mod restore;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

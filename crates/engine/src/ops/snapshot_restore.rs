@@ -17,6 +17,7 @@ mod order;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use vmrewind_store::ImageReader;
@@ -43,6 +44,7 @@ use crate::ops::vm_state;
 use crate::record::journal::{Cause, Overlay, RedoPlan, Succession, UndoPlan};
 use crate::record::snapshot::{Grade, Manifest};
 use crate::root::VmFolder;
+use crate::view::restore::{RestoreOrder, RestorePlanView};
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::machine::{Machine, Use};
 use crate::vm::ports::ports_in_use;
@@ -181,6 +183,39 @@ impl Operation {
                 Err(self.undo_restore(&held, &undo_plan, error))
             }
         }
+    }
+
+    /// What a restore would do. Nothing is done, but for what a dead command left on the VM.
+    ///
+    /// # Errors
+    /// As of [`Operation::snapshot_restore`] where that would refuse.
+    pub fn snapshot_restore_plan(&self, request: &SnapshotRestore) -> Result<RestorePlanView> {
+        let held = self.hold(&request.address.vm)?;
+        let plan = self.plan_restore(request, &held)?;
+        let before = self.look_before(&plan, &held)?;
+        let order = match &before.order {
+            Order::Off => RestoreOrder::NothingRuns,
+            Order::Beside { .. } => RestoreOrder::StartThenEnd,
+            Order::Nothing { .. } => RestoreOrder::EndOnly,
+            Order::EndFirst { .. } => RestoreOrder::EndThenStart,
+        };
+        let why = if let Order::EndFirst { why } = before.order { Some(why) } else { None };
+        let left = decide::abandoned(request, &held, &plan)?;
+        let bytes = |layer: &Overlay| {
+            let file = std::fs::metadata(held.folder.layer(&layer.disk, &layer.layer));
+            file.map(|file| file.blocks() * 512).unwrap_or_default()
+        };
+        Ok(RestorePlanView {
+            vm: held.record.name.to_string(),
+            snapshot: plan.snapshot.name.to_string(),
+            mode: plan.mode,
+            runs_after: plan.run,
+            ends_pid: before.machine.as_ref().map(|machine| machine.mark().pid),
+            order,
+            why,
+            keeps_undo: left.is_kept,
+            abandoned_bytes: left.layers.iter().map(bytes).sum(),
+        })
     }
 
     fn look_before(&self, plan: &Plan, held: &Held) -> Result<Before> {
@@ -357,12 +392,8 @@ impl Operation {
     /// ended.
     fn stop_old(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
         let Some(old) = before.stays() else { return Ok(()) };
-        if before.guest == Old::Running
-            && let Err(error) = stop_under_guard(old, made.old_guard.as_mut())
-        {
-            // Its place is wanted, and the one that is to have it is there: what hangs is ended.
-            tracing::info!("the old QEMU does not stop its guest, and is ended: {}", error.in_one_line());
-            old.kill()?;
+        if before.guest == Old::Running {
+            stop_under_guard(old, made.old_guard.as_mut())?;
         }
         self.ctx.reached("old-stopped");
         made.synced.push(self.sync_active(held));
@@ -476,12 +507,20 @@ fn explained(error: Error, folder: &VmFolder) -> Error {
     }
 }
 
+/// Has a guest stand still. Its place is wanted, and the one that is to have it is there: a QEMU that hangs is ended, and
+/// one that has ended is none the worse.
 fn stop_under_guard(old: &dyn Machine, guard: Option<&mut Guard>) -> Result<()> {
-    if let Some(guard) = guard {
-        guard.wait_ready()?;
-        guard.arm(Watch::Undecided)?;
+    if let Some(guard) = guard
+        && let Err(error) = guard.wait_ready().and_then(|()| guard.arm(Watch::Undecided))
+        && old.is_alive()
+    {
+        return Err(error);
     }
-    old.channel(Use::Operation)?.stop()
+    if let Err(error) = old.channel(Use::Operation).and_then(|monitor| monitor.stop()) {
+        tracing::info!("the old QEMU does not stop its guest, and is ended: {}", error.in_one_line());
+        old.kill()?;
+    }
+    Ok(())
 }
 
 /// Whether the guest runs.

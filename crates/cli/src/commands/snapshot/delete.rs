@@ -5,7 +5,7 @@ use vmrewind_engine::DeletePlan;
 
 use crate::command_error::CommandError;
 use crate::commands::address::addresses;
-use crate::confirm::{Deletion, confirm, yes};
+use crate::confirm::{Planned, confirm, yes};
 use crate::output::human::{count, size};
 use crate::session::Session;
 
@@ -37,12 +37,12 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
     let operation = session.operation()?;
     let plan = operation.snapshot_delete_plan(&addresses)?;
     if arguments.dry_run {
-        session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
+        session.output.result(&Planned { dry_run: true, plan: &plan }, || describe(&plan))?;
         return Ok(());
     }
     confirm(session, &describe(&plan), &question(&plan))?;
     let done = operation.snapshot_delete(&addresses)?;
-    session.output.result(&Deletion { dry_run: false, plan: &done }, || {
+    session.output.result(&Planned { dry_run: false, plan: &done }, || {
         format!("deleted {}, {} freed", done.snapshots.join(", "), size(done.bytes))
     })?;
     Ok(())

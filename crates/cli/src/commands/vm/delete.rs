@@ -4,7 +4,7 @@ use clap::Args;
 use vmrewind_engine::{Error, Hint, VmDeletePlan};
 
 use crate::command_error::CommandError;
-use crate::confirm::{Deletion, confirm, yes};
+use crate::confirm::{Planned, confirm, yes};
 use crate::output::human::{count, size};
 use crate::session::Session;
 
@@ -38,7 +38,7 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
     let operation = session.operation()?;
     let plan = operation.vm_delete_plan(&name)?;
     if arguments.dry_run {
-        session.output.result(&Deletion { dry_run: true, plan: &plan }, || describe(&plan))?;
+        session.output.result(&Planned { dry_run: true, plan: &plan }, || describe(&plan))?;
         return Ok(());
     }
     if plan.running && !arguments.force {
@@ -48,7 +48,7 @@ pub(crate) fn run(session: &Session, arguments: &DeleteArguments) -> Result<(), 
     }
     confirm(session, &describe(&plan), &question(&plan))?;
     let done = operation.vm_delete(&name, arguments.force)?;
-    session.output.result(&Deletion { dry_run: false, plan: &done }, || {
+    session.output.result(&Planned { dry_run: false, plan: &done }, || {
         format!("{}: deleted, {} freed", done.vm, size(done.bytes))
     })?;
     Ok(())

@@ -23,17 +23,8 @@ impl Operation {
         plan: &Plan,
         old: Old,
     ) -> Result<(RedoPlan, Option<String>)> {
-        let mut record: VmRecord = held.record.clone();
-        record.hardware = plan.snapshot.hardware.clone();
-        record.current = Some(plan.snapshot.id.clone());
-        for overlay in &plan.overlays {
-            if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
-                disk.push_active(overlay.layer.clone(), overlay.parent.clone());
-            }
-        }
-        let abandoned = layers_without_reader(&record, held)?;
-        let has_data = |layer: &Overlay| !is_empty(held, layer);
-        let discard = request.discard_current || !abandoned.iter().any(has_data);
+        let Abandoned { mut record, layers: abandoned, is_kept } = abandoned(request, held, plan)?;
+        let discard = !is_kept;
         let undo = if discard { None } else { Some(self.undo_point(held, old)?) };
         let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
         let remove_layers = if discard { abandoned } else { Vec::new() };
@@ -73,6 +64,30 @@ impl Operation {
             memory: None,
         })
     }
+}
+
+/// The VM's new record, and the layers that its present state leaves behind.
+pub(super) struct Abandoned {
+    record: VmRecord,
+    /// Those that nothing else reads.
+    pub(super) layers: Vec<Overlay>,
+    /// Whether they are kept as an undo point: not where they hold nothing.
+    pub(super) is_kept: bool,
+}
+
+/// Finds what a restore leaves behind.
+pub(super) fn abandoned(request: &SnapshotRestore, held: &Held, plan: &Plan) -> Result<Abandoned> {
+    let mut record: VmRecord = held.record.clone();
+    record.hardware = plan.snapshot.hardware.clone();
+    record.current = Some(plan.snapshot.id.clone());
+    for overlay in &plan.overlays {
+        if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == overlay.disk) {
+            disk.push_active(overlay.layer.clone(), overlay.parent.clone());
+        }
+    }
+    let layers = layers_without_reader(&record, held)?;
+    let is_kept = !request.discard_current && layers.iter().any(|layer| !is_empty(held, layer));
+    Ok(Abandoned { record, layers, is_kept })
 }
 
 /// The layers that neither the VM's present state nor a snapshot or clone reads through.

@@ -116,12 +116,25 @@ fn what_only_one_can_have_is_handed_over() {
 fn what_can_not_be_handed_over_ends_the_old_one_first() {
     let rig = rig();
     let port = free_port();
-    light(&rig, &["-serial", &format!("tcp:127.0.0.1:{port},server=on,wait=off")]);
+    let iso = rig.path("a.iso");
+    fs::write(&iso, vec![0; 1 << 20]).unwrap();
+    let medium = format!("file={},media=cdrom,readonly=on,if=ide", iso.display());
+    light(&rig, &["-serial", &format!("tcp:127.0.0.1:{port},server=on,wait=off"), "-drive", &medium]);
     let old = show(&rig)["pid"].clone();
     let run = rig.run_ok(&["snapshot", "restore", "light@one"]);
     assert!(run.stderr.contains("a TCP port serves one program"), "{run}");
     assert_ne!(show(&rig)["pid"], old);
     TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let plan = rig.run_json(&["snapshot", "restore", "light@one", "--dry-run"]);
+    assert_eq!((&plan["order"], &plan["dry_run"]), (&"end-then-start".into(), &true.into()), "{plan}");
+
+    // Even then it is known before whether a QEMU starts at all.
+    let before = show(&rig);
+    let iso = rig.path("a.iso");
+    fs::rename(&iso, rig.path("elsewhere")).unwrap();
+    let error = rig.run_fails(&["snapshot", "restore", "light@one"], 1);
+    assert_says(&error, "VM 'light' goes on as it was");
+    goes_on(&rig, &before);
 }
 
 /// Guards many restores in a row: each seat that was left is gone, and the paths of the VM stay.

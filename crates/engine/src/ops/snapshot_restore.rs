@@ -199,7 +199,7 @@ impl Operation {
             Order::Nothing { .. } => RestoreOrder::EndOnly,
             Order::EndFirst { .. } => RestoreOrder::EndThenStart,
         };
-        let why = if let Order::EndFirst { why } = before.order { Some(why) } else { None };
+        let why = if let Order::EndFirst { why, .. } = before.order { Some(why) } else { None };
         let left = decide::abandoned(request, &held, &plan)?;
         let bytes = |layer: &Overlay| {
             let file = std::fs::metadata(held.folder.layer(&layer.disk, &layer.layer));
@@ -290,17 +290,11 @@ impl Operation {
             overlay::make(&held.folder, disk, overlay)?;
             self.check_cancel("making new layers")?;
         }
-        self.make_way(held, before, made)?;
-        if !plan.start {
-            return Ok(());
-        }
+        let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
         let (folder, beside) = match &before.order {
             Order::Beside { seat, .. } => (held.folder.at_seat(*seat), Some(self.ports_of(before))),
             _ => (held.folder.clone(), None),
         };
-        run_folder::prepare(&folder, &held.record.id)?;
-        lazy::forget_failure(&folder)?;
-        let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
         let target = Target {
             held,
             folder: &folder,
@@ -309,6 +303,12 @@ impl Operation {
             chains: &chains,
             run: plan.run,
         };
+        self.make_way(&target, before, made)?;
+        if !plan.start {
+            return Ok(());
+        }
+        run_folder::prepare(&folder, &held.record.id)?;
+        lazy::forget_failure(&folder)?;
         made.brought = Some(match memory {
             None => self.bring_cold(&target)?,
             Some(memory) => {
@@ -321,13 +321,15 @@ impl Operation {
     }
 
     /// Has the old QEMU do what it must before the new one starts: end, or nothing but write its disks out meanwhile.
-    fn make_way(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
+    fn make_way(&self, target: &Target<'_>, before: &Before, made: &mut Made) -> Result<()> {
+        let held = target.held;
         let Some(old) = &before.machine else {
             // The layers that are abandoned are frozen as an undo point.
             return tidy(&self.ctx, &held.folder, &held.record);
         };
         self.ctx.reached("layers-made");
-        if let Order::EndFirst { why } = &before.order {
+        if let Order::EndFirst { why, rehearsal } = &before.order {
+            rehearsal.map_or(Ok(()), |seat| self.rehearse(target, seat))?;
             self.ctx.note(Note::EndedFirst { why: why.clone() });
             end_vm(&**old, &held.folder)?;
             self.ctx.reached("old-ended");

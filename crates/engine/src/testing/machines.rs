@@ -166,7 +166,7 @@ impl Machines for FakeMachines {
         let run = run_folder::prepare(launch.folder, &launch.record.id)?;
         let run_state = match launch.purpose {
             Purpose::Boot => "running",
-            Purpose::BootPaused => "prelaunch",
+            Purpose::BootPaused | Purpose::Rehearsal => "prelaunch",
             Purpose::Incoming => "inmigrate",
         };
         let layer = |top: &Path| top.file_stem().unwrap_or_default().to_string_lossy().into_owned();

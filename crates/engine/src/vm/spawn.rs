@@ -44,6 +44,8 @@ pub(crate) enum Purpose {
     BootPaused,
     /// A captured state will come in; the guest runs when told to.
     Incoming,
+    /// Nothing but to see whether it starts, while the VM's own QEMU runs.
+    Rehearsal,
 }
 
 /// Where a disk is.
@@ -206,7 +208,9 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Written> {
     }
     (launch.edit)(&mut line)?;
     let mut later = Vec::new();
-    if launch.beside.is_some() {
+    if launch.purpose == Purpose::Rehearsal {
+        later = line.rehearse_beside(run_text).context(bad)?;
+    } else if launch.beside.is_some() {
         let conflicting = |what| Error::failed(format!("two QEMUs can't both have {what}"));
         later = line.stand_beside(run_text).context(bad)?.map_err(conflicting)?;
     }
@@ -221,7 +225,7 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Written> {
     }
     match launch.purpose {
         Purpose::Boot => {}
-        Purpose::BootPaused => line.add_start_paused(),
+        Purpose::BootPaused | Purpose::Rehearsal => line.add_start_paused(),
         Purpose::Incoming => {
             line.add_qmp_pipes("vmrewind-recovery", &format!("{run_text}/{RECOVERY_PIPES}"));
             line.add_incoming_defer();

@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::keyvalues::{KeyValues, parse_bool};
+use super::keyvalues::{KeyValues, escape_commas, parse_bool};
 use super::properties::Properties;
 use super::table::Argument;
 use super::{CmdlineError, CommandLine, Opt};
@@ -91,19 +91,44 @@ impl CommandLine {
     /// # Errors
     /// The inner one names what can't be handed over. The outer one is an option whose JSON can't be read.
     pub fn stand_beside(&mut self, run: &str) -> Result<Result<Vec<Later>, Conflict>, CmdlineError> {
+        let mut conflict = None;
+        let later = self.look_at_each(run, &mut |option, why| {
+            conflict.get_or_insert(Conflict { option: option.display(), why });
+            Ok(Keep::Yes)
+        })?;
+        Ok(conflict.map_or(Ok(later), Err))
+    }
+
+    /// The same with something in place of all that can't be handed over: good to see whether QEMU starts, not to run a
+    /// guest on.
+    ///
+    /// # Errors
+    /// An option whose JSON can't be read.
+    pub fn rehearse_beside(&mut self, run: &str) -> Result<Vec<Later>, CmdlineError> {
+        self.look_at_each(run, &mut |option, _| stand_in(option))
+    }
+
+    /// Looks at each option; `shared` says what becomes of one that can't be handed over.
+    fn look_at_each(
+        &mut self,
+        run: &str,
+        shared: &mut dyn FnMut(&mut Opt, &'static str) -> Result<Keep, CmdlineError>,
+    ) -> Result<Vec<Later>, CmdlineError> {
         let mut later = Vec::new();
         let user_networks = self.user_networks()?;
         let mut left_out = Vec::new();
         for option in &mut self.options {
             let mut seat = Seat { run, later: &mut later, user_networks };
-            match seat.option(option)? {
-                Ok(Keep::Yes) => {}
-                Ok(Keep::No) => left_out.push(option.id),
-                Err(why) => return Ok(Err(Conflict { option: option.display(), why })),
+            let keep = match seat.option(option)? {
+                Ok(keep) => keep,
+                Err(why) => shared(option, why)?,
+            };
+            if matches!(keep, Keep::No) {
+                left_out.push(option.id);
             }
         }
         self.options.retain(|option| !left_out.contains(&option.id));
-        Ok(Ok(later))
+        Ok(later)
     }
 
     fn user_networks(&self) -> Result<usize, CmdlineError> {
@@ -324,6 +349,31 @@ impl Seat<'_> {
     }
 }
 
+/// Puts something harmless in the place of what only one QEMU can have, under the same id: others refer to it.
+fn stand_in(option: &mut Opt) -> Result<Keep, CmdlineError> {
+    if option.argument() == Argument::Character {
+        option.value = Some("null".to_owned());
+        return Ok(Keep::Yes);
+    }
+    let kind = option.name().to_owned();
+    if !matches!(kind.as_str(), "chardev" | "netdev" | "nic" | "object") {
+        return Ok(Keep::No);
+    }
+    let properties = option.properties()?;
+    let kept = |keys: &[&str]| -> String {
+        let pair = |key: &&str| Some(format!(",{key}={}", escape_commas(&properties.get(key)?)));
+        keys.iter().filter_map(pair).collect()
+    };
+    option.value = Some(match kind.as_str() {
+        "chardev" => format!("null{}", kept(&["id"])),
+        "netdev" => format!("user{}", kept(&["id"])),
+        "nic" => format!("user{}", kept(&["id", "model", "mac"])),
+        _ if properties.get("size").is_some() => format!("memory-backend-ram{}", kept(&["id", "size"])),
+        _ => return Ok(Keep::No),
+    });
+    Ok(Keep::Yes)
+}
+
 fn device(device: &Properties) -> Shared<()> {
     let driver = device.get("driver").unwrap_or_default();
     if device.get("guest-cid").is_some() {
@@ -418,6 +468,38 @@ mod tests {
         assert_eq!(line, "-vnc none,password=on");
         let vnc = Later::Vnc { host: "127.0.0.1".into(), port: 5903, last_port: 5909 };
         assert_eq!(later, [vnc, Later::PidFile { path: "/p".into() }]);
+    }
+
+    /// Guards the proof that QEMU starts, where it can't be given all that it is to have: devices find their backends.
+    #[test]
+    fn a_rehearsal_has_something_in_place_of_what_is_shared() {
+        let words = [
+            "-netdev",
+            "tap,id=n,ifname=tap0",
+            "-device",
+            "virtio-net-pci,netdev=n",
+            "-s",
+            "-serial",
+            "tcp::1,server=on",
+            "-chardev",
+            "socket,id=t,path=/swtpm",
+            "-spice",
+            "port=1",
+            "-device",
+            "vhost-vsock-pci,guest-cid=3",
+            "-object",
+            "memory-backend-file,id=m,size=64M,share=on,mem-path=/dev/shm/m-none",
+            "-qmp",
+            "unix:/q,server=on",
+        ];
+        let argv: Vec<String> = ["qemu"].iter().chain(&words).map(|word| (*word).to_owned()).collect();
+        let mut line = CommandLine::parse(&argv).unwrap();
+        assert_eq!(line.rehearse_beside("/r/2").unwrap(), [renamed("/q")]);
+        assert_eq!(
+            line.to_argv()[1..].join(" "),
+            "-netdev user,id=n -device virtio-net-pci,netdev=n -serial null -chardev null,id=t \
+             -object memory-backend-ram,id=m,size=64M -qmp unix:/q.next,server=on"
+        );
     }
 
     /// Guards the running guest: what two can't have is told before anything is done to it.

@@ -6,15 +6,20 @@
 //!  end first   both can't be there at once, or the old one does not answer
 //! ```
 
+use std::path::Path;
+
 use vmrewind_qemu::cmdline::{CommandLine, Later};
 
 use super::{Old, Plan};
 use crate::engine::{Held, Operation};
 use crate::error::Result;
+use crate::ops::launch::Start;
+use crate::ops::restore_memory::Target;
 use crate::record::journal::Successor;
 use crate::root::SeatNumber;
 use crate::view::RestoreMode;
-use crate::vm::{host_memory, spawn};
+use crate::vm::spawn::{self, Purpose};
+use crate::vm::{hand_over, host_memory, run_folder};
 
 /// Memory that a QEMU takes beside its guest's, and that of a guest which is only loaded, not run.
 const ROOM_BYTES: u64 = 256 << 20;
@@ -41,43 +46,70 @@ pub(super) enum Order {
     EndFirst {
         /// Why.
         why: String,
+        /// The seat on which it is tried before whether a QEMU starts at all, if there can be two for a moment.
+        rehearsal: Option<SeatNumber>,
     },
 }
 
 impl Order {
     /// The QEMU that is to follow the one that runs, as the journal has it.
     pub(super) fn successor(&self, plan: &Plan) -> Option<Successor> {
-        let Self::Beside { seat, later, .. } = self else { return None };
+        let (seat, later) = match self {
+            Self::Beside { seat, later, .. } => (*seat, later.clone()),
+            Self::EndFirst { rehearsal, .. } => ((*rehearsal)?, Vec::new()),
+            Self::Off | Self::Nothing { .. } => return None,
+        };
         let working_dir = plan.snapshot.hardware.working_dir.clone();
-        Some(Successor { seat: *seat, working_dir, later: later.clone() })
+        Some(Successor { seat, working_dir, later })
     }
 }
 
 impl Operation {
     /// Decides the order. Nothing is done yet.
     pub(super) fn order_of(&self, plan: &Plan, held: &Held, old: Old) -> Result<Order> {
-        let end_first = |why: &str| Ok(Order::EndFirst { why: why.to_owned() });
-        match old {
-            Old::Off => return Ok(Order::Off),
-            Old::Silent => return end_first("it does not answer"),
-            Old::Running | Old::Paused => {}
+        if old == Old::Off {
+            return Ok(Order::Off);
         }
-        let Some(old_seat) = held.folder.seat_number() else {
+        let old_seat = held.folder.seat_number();
+        let seat = held.folder.seats().into_iter().chain(old_seat).max().unwrap_or_default() + 1;
+        let room = why_no_room(plan);
+        let rehearsal = (plan.start && room.is_none()).then_some(seat);
+        let end_first = |why: &str| Ok(Order::EndFirst { why: why.to_owned(), rehearsal });
+        if old == Old::Silent {
+            return end_first("it does not answer");
+        }
+        let Some(old_seat) = old_seat else {
             return end_first("an earlier version of vmrewind started it");
         };
         if !plan.start {
             return Ok(Order::Nothing { old_seat });
         }
         let hardware = &plan.snapshot.hardware;
-        let later = match spawn::beside(&held.record.name, hardware)? {
-            Ok(later) => later,
-            Err(conflict) => return end_first(&conflict.to_string()),
-        };
-        if let Some(why) = why_no_room(plan) {
-            return end_first(&why);
+        match spawn::beside(&held.record.name, hardware)? {
+            Err(conflict) => end_first(&conflict.to_string()),
+            Ok(_) if room.is_some() => end_first(&room.unwrap_or_default()),
+            Ok(later) => Ok(Order::Beside { old_seat, seat, later }),
         }
-        let seat = held.folder.seats().into_iter().chain([old_seat]).max().unwrap_or_default() + 1;
-        Ok(Order::Beside { old_seat, seat, later })
+    }
+
+    /// Sees whether a QEMU starts with the snapshot's hardware, before another is ended for it. Its guest never runs.
+    pub(super) fn rehearse(&self, target: &Target<'_>, seat: SeatNumber) -> Result<()> {
+        let folder = target.held.folder.at_seat(seat);
+        run_folder::prepare(&folder, &target.held.record.id)?;
+        let started = self.launch_vm(Start {
+            folder: &folder,
+            record: &target.held.record,
+            hardware: &target.snapshot.hardware,
+            chains: target.chains,
+            flat: None,
+            purpose: Purpose::Rehearsal,
+            beside: None,
+        })?;
+        started.machine.kill()?;
+        hand_over::discard(Path::new(&target.snapshot.hardware.working_dir), &started.later);
+        run_folder::leave_seat(&target.held.folder, seat);
+        self.ctx.reached("rehearsed");
+        Ok(())
     }
 }
 

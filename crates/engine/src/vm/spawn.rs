@@ -18,8 +18,8 @@ use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::monitor::Monitor;
 use crate::record::vm::{Hardware, VmRecord};
-use crate::root::VmFolder;
 use crate::root::file::io_error;
+use crate::root::{SeatNumber, VmFolder};
 use crate::vm::local::LocalQemu;
 use crate::vm::machine::Machine;
 use crate::vm::ports::{Ports, ports_in_use};
@@ -177,11 +177,15 @@ struct Written {
 ///
 /// # Errors
 /// `Failed` for a command line that can't be read.
-pub(crate) fn beside(name: &VmName, hardware: &Hardware) -> Result<Result<Vec<Later>, Conflict>> {
+pub(crate) fn beside(
+    name: &VmName,
+    hardware: &Hardware,
+    seat: SeatNumber,
+) -> Result<Result<Vec<Later>, Conflict>> {
     // Which folder of its own it is makes no difference.
     let run = "/run/of/its/own";
     let mut line = filled_in(name, hardware, Path::new(run))?;
-    line.stand_beside(run).context(|| format!("the command line of VM '{name}' can't be used"))
+    line.stand_beside(run, seat).context(|| format!("the command line of VM '{name}' can't be used"))
 }
 
 /// The argument vector: placeholders filled in, disks on their layers, vmrewind's sockets added.
@@ -208,11 +212,12 @@ fn command_line(launch: &Launch<'_>, run: &Path) -> Result<Written> {
     }
     (launch.edit)(&mut line)?;
     let mut later = Vec::new();
+    let seat = launch.folder.seat_number().unwrap_or_default();
     if launch.purpose == Purpose::Rehearsal {
-        later = line.rehearse_beside(run_text).context(bad)?;
+        later = line.rehearse_beside(run_text, seat).context(bad)?;
     } else if launch.beside.is_some() {
         let conflicting = |what| Error::failed(format!("two QEMUs can't both have {what}"));
-        later = line.stand_beside(run_text).context(bad)?.map_err(conflicting)?;
+        later = line.stand_beside(run_text, seat).context(bad)?.map_err(conflicting)?;
     }
     for (id, socket) in [
         ("vmrewind-user", socket::USER),

@@ -20,8 +20,9 @@ use super::{CmdlineError, CommandLine, Opt};
 
 /// The longest path of a unix socket, in bytes: `sun_path` without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
-/// What the name of a socket or file ends with until its place is free.
-const SUFFIX: &str = ".next";
+/// What the name of a socket or file ends with until its place is free, with a number behind it: when QEMU ends it removes its
+/// sockets by the names that they were made with, which must not be those of the next.
+const SUFFIX: &str = ".next-";
 /// The port of VNC display 0.
 const VNC_PORT: u32 = 5900;
 
@@ -86,13 +87,18 @@ const NETWORK: &str = "a user network without an id can't be told from the other
 
 impl CommandLine {
     /// Takes out of this command line, in which all placeholders are filled in, what the VM's other QEMU still has; gives
-    /// what is to be done for this one once it has not. `run` is this QEMU's own run folder.
+    /// what is to be done for this one once it has not. `run` is this QEMU's own run folder, `number` one that no
+    /// other QEMU of the VM has had lately.
     ///
     /// # Errors
     /// The inner one names what can't be handed over. The outer one is an option whose JSON can't be read.
-    pub fn stand_beside(&mut self, run: &str) -> Result<Result<Vec<Later>, Conflict>, CmdlineError> {
+    pub fn stand_beside(
+        &mut self,
+        run: &str,
+        number: u32,
+    ) -> Result<Result<Vec<Later>, Conflict>, CmdlineError> {
         let mut conflict = None;
-        let later = self.look_at_each(run, &mut |option, why| {
+        let later = self.look_at_each((run, number), &mut |option, why| {
             conflict.get_or_insert(Conflict { option: option.display(), why });
             Ok(Keep::Yes)
         })?;
@@ -104,21 +110,21 @@ impl CommandLine {
     ///
     /// # Errors
     /// An option whose JSON can't be read.
-    pub fn rehearse_beside(&mut self, run: &str) -> Result<Vec<Later>, CmdlineError> {
-        self.look_at_each(run, &mut |option, _| stand_in(option))
+    pub fn rehearse_beside(&mut self, run: &str, number: u32) -> Result<Vec<Later>, CmdlineError> {
+        self.look_at_each((run, number), &mut |option, _| stand_in(option))
     }
 
     /// Looks at each option; `shared` says what becomes of one that can't be handed over.
     fn look_at_each(
         &mut self,
-        run: &str,
+        (run, number): (&str, u32),
         shared: &mut dyn FnMut(&mut Opt, &'static str) -> Result<Keep, CmdlineError>,
     ) -> Result<Vec<Later>, CmdlineError> {
         let mut later = Vec::new();
         let user_networks = self.user_networks()?;
         let mut left_out = Vec::new();
         for option in &mut self.options {
-            let mut seat = Seat { run, later: &mut later, user_networks };
+            let mut seat = Seat { run, number, later: &mut later, user_networks };
             let keep = match seat.option(option)? {
                 Ok(keep) => keep,
                 Err(why) => shared(option, why)?,
@@ -156,6 +162,7 @@ type Shared<T> = Result<T, &'static str>;
 /// What an option is looked at for.
 struct Seat<'a> {
     run: &'a str,
+    number: u32,
     later: &'a mut Vec<Later>,
     user_networks: usize,
 }
@@ -209,7 +216,7 @@ impl Seat<'_> {
         if path.is_empty() || self.is_own(path) || path.starts_with("/dev/null") {
             return None;
         }
-        let from = format!("{path}{SUFFIX}");
+        let from = format!("{path}{SUFFIX}{}", self.number);
         self.later.push(Later::Rename { from: from.clone(), to: path.to_owned() });
         Some(from)
     }
@@ -395,36 +402,40 @@ mod tests {
     fn beside(words: &[&str]) -> Result<(String, Vec<Later>), Conflict> {
         let argv: Vec<String> = ["qemu"].iter().chain(words).map(|word| (*word).to_owned()).collect();
         let mut line = CommandLine::parse(&argv).unwrap();
-        let later = line.stand_beside("/r/2").unwrap()?;
+        let later = line.stand_beside("/r/2", 2).unwrap()?;
         Ok((line.to_argv()[1..].join(" "), later))
     }
 
     fn renamed(path: &str) -> Later {
-        Later::Rename { from: format!("{path}.next"), to: path.into() }
+        Later::Rename { from: format!("{path}.next-2"), to: path.into() }
     }
 
     /// Guards the running QEMU against the one beside it, which would unlink its sockets and truncate its files.
     #[test]
     fn what_the_other_has_is_made_under_another_name() {
         let cases: &[(&[&str], &str, &str)] = &[
-            (&["-qmp", "unix:/q,server=on,wait=off"], "-qmp unix:/q.next,server=on,wait=off", "/q"),
-            (&["-serial", "mon:unix:/q,server,nowait"], "-serial mon:unix:/q.next,server=on,wait=off", "/q"),
-            (&["-serial", "file:/l"], "-serial file:/l.next", "/l"),
+            (&["-qmp", "unix:/q,server=on,wait=off"], "-qmp unix:/q.next-2,server=on,wait=off", "/q"),
+            (
+                &["-serial", "mon:unix:/q,server,nowait"],
+                "-serial mon:unix:/q.next-2,server=on,wait=off",
+                "/q",
+            ),
+            (&["-serial", "file:/l"], "-serial file:/l.next-2", "/l"),
             (
                 &["-chardev", "socket,id=a,path=s,server=on"],
-                "-chardev socket,id=a,path=s.next,server=on",
+                "-chardev socket,id=a,path=s.next-2,server=on",
                 "s",
             ),
-            (&["-chardev", "file,id=a,path=/l"], "-chardev file,id=a,path=/l.next", "/l"),
+            (&["-chardev", "file,id=a,path=/l"], "-chardev file,id=a,path=/l.next-2", "/l"),
             (
                 &["-chardev", r#"{"backend":"file","id":"a","path":"/l"}"#],
-                r#"-chardev {"backend":"file","id":"a","path":"/l.next"}"#,
+                r#"-chardev {"backend":"file","id":"a","path":"/l.next-2"}"#,
                 "/l",
             ),
-            (&["-vnc", "unix:/v"], "-vnc unix:/v.next", "/v"),
+            (&["-vnc", "unix:/v"], "-vnc unix:/v.next-2", "/v"),
             (
                 &["-object", "filter-dump,id=f,netdev=n,file=/d"],
-                "-object filter-dump,id=f,netdev=n,file=/d.next",
+                "-object filter-dump,id=f,netdev=n,file=/d.next-2",
                 "/d",
             ),
         ];
@@ -494,18 +505,18 @@ mod tests {
         ];
         let argv: Vec<String> = ["qemu"].iter().chain(&words).map(|word| (*word).to_owned()).collect();
         let mut line = CommandLine::parse(&argv).unwrap();
-        assert_eq!(line.rehearse_beside("/r/2").unwrap(), [renamed("/q")]);
+        assert_eq!(line.rehearse_beside("/r/2", 2).unwrap(), [renamed("/q")]);
         assert_eq!(
             line.to_argv()[1..].join(" "),
             "-netdev user,id=n -device virtio-net-pci,netdev=n -serial null -chardev null,id=t \
-             -object memory-backend-ram,id=m,size=64M -qmp unix:/q.next,server=on"
+             -object memory-backend-ram,id=m,size=64M -qmp unix:/q.next-2,server=on"
         );
     }
 
     /// Guards the running guest: what two can't have is told before anything is done to it.
     #[test]
     fn what_can_not_be_handed_over_is_a_conflict() {
-        let long = format!("unix:/{},server=on", "x".repeat(104));
+        let long = format!("unix:/{},server=on", "x".repeat(101));
         for (words, why) in [
             (&["-netdev", "tap,id=n,ifname=tap0,script=no"][..], INTERFACE),
             (&["-serial", "tcp::4444,server=on,wait=off"], PORT),

@@ -85,7 +85,7 @@ impl Operation {
             return Ok(Order::Nothing { old_seat });
         }
         let hardware = &plan.snapshot.hardware;
-        match spawn::beside(&held.record.name, hardware)? {
+        match spawn::beside(&held.record.name, hardware, seat)? {
             Err(conflict) => end_first(&conflict.to_string()),
             Ok(_) if room.is_some() => end_first(&room.unwrap_or_default()),
             Ok(later) => Ok(Order::Beside { old_seat, seat, later }),

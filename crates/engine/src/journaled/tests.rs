@@ -39,7 +39,8 @@ fn new_layer(bench: &Bench) -> Overlay {
 }
 
 fn undo_plan(cause: Cause, overlays: &[Overlay], qemu: Option<ProcessMark>, guest_ran: bool) -> UndoPlan {
-    UndoPlan { cause, overlays: overlays.to_vec(), image: None, qemu, guest_ran, migration: None }
+    let (image, migration, successor) = (None, None, None);
+    UndoPlan { cause, overlays: overlays.to_vec(), image, qemu, guest_ran, migration, successor }
 }
 
 /// Leaves a journal behind, as a command that died has.
@@ -58,17 +59,17 @@ fn layers(bench: &Bench) -> usize {
 /// and stays, as the active one, if QEMU may have written to it.
 #[test]
 fn a_layer_stays_if_something_was_written_to_it() {
-    let write = |path: &std::path::Path| {
+    let write = |path: &Path| {
         let done =
             Command::new("qemu-io").args(["-f", "qcow2", "-c", "write 0 64k"]).arg(path).output().unwrap();
         assert!(done.status.success(), "{done:?}");
     };
-    let cut_off = |path: &std::path::Path| {
+    let cut_off = |path: &Path| {
         let _ = std::fs::remove_file(path);
         std::fs::write(path, b"QFI").unwrap();
     };
-    let gone = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
-    type Change<'a> = &'a dyn Fn(&std::path::Path);
+    let gone = |path: &Path| std::fs::remove_file(path).unwrap();
+    type Change<'a> = &'a dyn Fn(&Path);
     let cases: [(&str, Change<'_>, usize); 4] =
         [("empty", &|_| {}, 1), ("written", &write, 2), ("cut off", &cut_off, 1), ("gone", &gone, 1)];
     for (what, change, expected) in cases {
@@ -79,7 +80,12 @@ fn a_layer_stays_if_something_was_written_to_it() {
         for _ in 0..2 {
             leave(
                 &bench,
-                Phase::Prepare(undo_plan(Cause::Capture, std::slice::from_ref(&overlay), None, true)),
+                Phase::Prepare(Box::new(undo_plan(
+                    Cause::Capture,
+                    std::slice::from_ref(&overlay),
+                    None,
+                    true,
+                ))),
             );
             bench.recover(what);
             assert_eq!(layers(&bench), expected, "{what}");
@@ -99,7 +105,7 @@ fn a_restore_is_undone_whoever_runs() {
         qemu.channel(Use::Operation).unwrap().stop().unwrap();
         let overlay = new_layer(&bench);
         let before = if own { Some(qemu.mark()) } else { None };
-        leave(&bench, Phase::Prepare(undo_plan(Cause::Restore, &[overlay], before, true)));
+        leave(&bench, Phase::Prepare(Box::new(undo_plan(Cause::Restore, &[overlay], before, true))));
         bench.recover("undone");
         assert_eq!(qemu.is_alive(), own);
         assert!(!own || qemu.fake.run_state() == "running", "it stood still for the restore");
@@ -114,7 +120,7 @@ fn only_a_guest_that_ran_is_let_go() {
     for (run_state, guest_ran) in [("guest-panicked", true), ("io-error", true), ("paused", false)] {
         let bench = Bench::running(Setup { run_state, ..Setup::default() }, Patience::default());
         let mark = bench.vm().mark();
-        leave(&bench, Phase::Prepare(undo_plan(Cause::Capture, &[], Some(mark), guest_ran)));
+        leave(&bench, Phase::Prepare(Box::new(undo_plan(Cause::Capture, &[], Some(mark), guest_ran))));
         bench.recover(run_state);
         assert_eq!(bench.vm().fake.run_state(), run_state);
         assert!(!bench.vm().fake.commands().iter().any(|command| command == "cont"), "{run_state}");
@@ -152,7 +158,7 @@ fn what_is_decided_is_carried_out_as_often_as_it_takes() {
 fn a_command_that_looks_recovers_and_says_so() {
     let bench = Bench::off(Setup::default(), Patience::default());
     let overlay = new_layer(&bench);
-    leave(&bench, Phase::Prepare(undo_plan(Cause::Capture, &[overlay], None, false)));
+    leave(&bench, Phase::Prepare(Box::new(undo_plan(Cause::Capture, &[overlay], None, false))));
     bench.operation().vm_show(&vm()).unwrap();
     assert_eq!(layers(&bench), 1);
     let undoing = crate::context::Event::Note(Note::Undoing { operation: OPERATION.into() });
@@ -181,7 +187,7 @@ fn layers_are_synced_that_no_snapshot_has_promised() {
 fn a_recovery_that_fails_names_the_operation() {
     let bench = Bench::running(Setup::default(), Patience::default());
     let mark = bench.vm().mark();
-    leave(&bench, Phase::Prepare(undo_plan(Cause::Capture, &[], Some(mark), true)));
+    leave(&bench, Phase::Prepare(Box::new(undo_plan(Cause::Capture, &[], Some(mark), true))));
     let patience = Patience {
         answer: Duration::from_millis(50),
         let_go: Duration::from_millis(50),

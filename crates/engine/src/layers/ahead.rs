@@ -54,7 +54,6 @@ mod tests {
             assert_eq!(done.is_err(), fails.is_some(), "{fails:?}");
             assert_eq!(disk.steps().len(), fails.map_or(3, |at| at + 1), "{:?}", disk.steps());
         }
-        SyncAhead::none().finish().unwrap();
         let gone = vec![dir.path().join("gone")];
         assert!(SyncAhead::begin(&Files::of_this_host(), gone).finish().is_err());
     }

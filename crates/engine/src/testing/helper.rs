@@ -75,8 +75,9 @@ fn plays_its_part() {
     let words: Vec<String> = std::env::args().collect();
     let part = words.iter().position(|word| word == GUARD_COMMAND || word == PAGES_COMMAND);
     match part.map(|at| &words[at..]) {
-        Some([part, folder]) if part == GUARD_COMMAND => watch(Path::new(folder)).unwrap(),
-        Some([_, role, root, vm]) => serve_pages(PageServer {
+        Some([part, folder, seat]) if part == GUARD_COMMAND => watch(Path::new(folder), seat).unwrap(),
+        Some([_, role, root, vm, seat]) => serve_pages(PageServer {
+            seat: seat.clone(),
             role: role.clone(),
             root: root.into(),
             vm: vm.clone(),
@@ -88,7 +89,7 @@ fn plays_its_part() {
             let folder = tempfile::tempdir().unwrap();
             let helper = Parts::REAL.helper();
             let mut nonsense = helper.command();
-            nonsense.arg(PAGES_COMMAND).arg("nonsense").arg(folder.path()).arg("v");
+            nonsense.arg(PAGES_COMMAND).arg("nonsense").arg(folder.path()).arg("v").arg("");
             let done = nonsense.output().unwrap();
             let said = String::from_utf8_lossy(&done.stderr) + String::from_utf8_lossy(&done.stdout);
             assert!(!done.status.success() && said.contains("is no part of the page server"), "{said}");

@@ -89,7 +89,7 @@ mod tests {
         assert!(ports_in_use(run.path()).is_empty(), "nothing was started");
         let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let wanted = [taken.local_addr().unwrap().port(), 1, 2];
-        let ports = Ports::choose(&wanted);
+        let ports = Ports::choose(&wanted, None);
         assert_ne!(ports.given[&wanted[0]], wanted[0], "somebody else's port was given");
         let mut given: Vec<u16> = ports.given.values().copied().collect();
         given.sort_unstable();

@@ -106,7 +106,7 @@ fn a_restored_guest_runs_if_that_is_decided() {
         let (old, before) = (bench.vm(), bench.record());
         let (bench, step) = died_at(bench, pass, |operation| drop(operation.snapshot_restore(&request)));
         let Some(step) = step else { break };
-        let (qemu, decided) = (bench.vm(), is_decided(&bench.folder()));
+        let (qemu, decided) = (bench.vm(), decided(&bench.folder()).is_some());
         if decided {
             times += 1;
             wait_until_it_runs(&bench);

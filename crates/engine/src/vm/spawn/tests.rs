@@ -41,6 +41,7 @@ fn start_it(folder: &VmFolder, record: &VmRecord, purpose: Purpose, cancel: &Can
         edit: &|_| Ok(()),
         held: None,
         purpose,
+        beside: None,
     };
     start(launch, &LocalQemu { patience: Patience::default() })
 }

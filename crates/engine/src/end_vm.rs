@@ -16,3 +16,11 @@ pub(crate) fn end_vm(machine: &dyn Machine, folder: &VmFolder) -> Result<()> {
     }
     lazy::end(folder)
 }
+
+/// Ends a QEMU whose guest was stopped and whose layers are frozen since. By signal: `stop` has made it write out all that it
+/// had, and it must write nothing more.
+pub(crate) fn end_stopped_vm(machine: &dyn Machine, folder: &VmFolder) -> Result<()> {
+    machine.kill()?;
+    Process::forget(folder)?;
+    lazy::end(folder)
+}

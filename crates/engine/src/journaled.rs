@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use vmrewind_store::Store;
 
 use crate::context::{Context, Note};
-use crate::end_vm::end_vm;
+use crate::end_vm::end_stopped_vm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::LayerId;
@@ -175,19 +175,25 @@ impl Ledger<'_> {
         let machine = machines.find(&left)?.filter(|machine| machine.mark() == *old);
         let new = seat.map(|_| machines.find(self.folder)).transpose()?.flatten();
         if let Some(new) = &new {
-            hand_over::ports(self.ctx, machine.as_deref(), &**new, later);
+            self.tell(hand_over::ports(machine.as_deref(), &**new, later));
         }
         match machine {
-            Some(machine) => end_vm(&*machine, &left)?,
+            Some(machine) => end_stopped_vm(&*machine, &left)?,
             None => lazy::end(&left)?,
         }
         self.ctx.reached("old-ended");
         let working_dir = Path::new(&record.hardware.working_dir);
-        hand_over::files(self.ctx, working_dir, new.map(|machine| machine.mark().pid), later);
+        self.tell(hand_over::files(working_dir, new.map(|machine| machine.mark().pid), later));
         if seat.is_some() {
             run_folder::leave_seat(self.folder, *old_seat);
         }
         Ok(())
+    }
+
+    fn tell(&self, missed: Vec<hand_over::Missed>) {
+        for hand_over::Missed { what, error } in missed {
+            self.ctx.note(Note::NotHandedOver { what, error: error.in_one_line() });
+        }
     }
 
     /// Lets the guest go and finds the new layers that its QEMU writes to; the others are closed there.

@@ -21,7 +21,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
-use crate::end_vm::end_vm;
+use crate::end_vm::end_stopped_vm;
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::patience::Patience;
@@ -196,7 +196,7 @@ fn retire(folder: &VmFolder, succession: &Succession) -> Result<()> {
     let folder = folder.at_seat(succession.old_seat);
     let old = Process::find(&folder)?.filter(|process| process.mark == succession.old);
     let machines = LocalQemu { patience: Patience::default() };
-    old.map_or(Ok(()), |old| end_vm(&*machines.machine(old), &folder))
+    old.map_or(Ok(()), |old| end_stopped_vm(&*machines.machine(old), &folder))
 }
 
 /// Cancels what migration there is, if it is to be, and lets the guest run, until it has been seen running for a while.

@@ -394,9 +394,8 @@ impl Operation {
     /// ended.
     fn stop_old(&self, held: &Held, before: &Before, made: &mut Made) -> Result<()> {
         let Some(old) = before.stays() else { return Ok(()) };
-        if before.guest == Old::Running {
-            stop_under_guard(old, made.old_guard.as_mut())?;
-        }
+        // One that stands still already is told, too: QEMU then writes out what it has of the disks.
+        stop_under_guard(old, made.old_guard.as_mut())?;
         self.ctx.reached("old-stopped");
         made.synced.push(self.sync_active(held));
         Ok(())

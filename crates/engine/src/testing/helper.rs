@@ -51,7 +51,7 @@ impl Parts {
         let guard = match self.guard {
             // The test runner has words of its own to say before.
             GuardPart::Real => format!("{this} | sed -un 's/.*ready$/ready/p'"),
-            GuardPart::Told => "echo ready; cat > \"$1/guard.told\"".to_owned(),
+            GuardPart::Told => "echo ready; cat > \"$1/guard.told-$2\"".to_owned(),
             GuardPart::Ends => "exit 1".to_owned(),
             GuardPart::Deaf => "exec <&-; echo ready; exec sleep 600".to_owned(),
         };

@@ -8,21 +8,29 @@ use std::path::Path;
 use vmrewind_qemu::cmdline::Later;
 use vmrewind_qemu::qmp::commands::DisplayUpdate;
 
-use crate::context::{Context, Note};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::vm::machine::{Machine, Use};
 
+/// What could not be handed over.
+pub(crate) struct Missed {
+    /// What, as a person would name it.
+    pub(crate) what: String,
+    /// Why.
+    pub(crate) error: Error,
+}
+
 /// Hands over what QEMU listens on, while the old one may still live.
-pub(crate) fn ports(ctx: &Context, old: Option<&dyn Machine>, new: &dyn Machine, later: &[Later]) {
+pub(crate) fn ports(old: Option<&dyn Machine>, new: &dyn Machine, later: &[Later]) -> Vec<Missed> {
     let is_port = |one: &&Later| matches!(one, Later::Forward { .. } | Later::Vnc { .. });
     let mut wanted = later.iter().filter(is_port).peekable();
     if wanted.peek().is_none() {
-        return;
+        return Vec::new();
     }
     // One that has ended, or does not answer, is ended next, and has nothing then.
     let from = old.and_then(|old| old.channel_briefly(Use::Operation).ok());
     let to = new.channel(Use::Operation);
+    let mut missed = Vec::new();
     for one in wanted {
         if let Some(from) = &from
             && let Err(error) = give_up(from, one)
@@ -33,12 +41,14 @@ pub(crate) fn ports(ctx: &Context, old: Option<&dyn Machine>, new: &dyn Machine,
             Ok(to) => take(to, one),
             Err(error) => Err(Error::failed(error.to_string())),
         };
-        tell(ctx, one, taken);
+        missed.extend(taken.err().map(|error| Missed { what: name(one), error }));
     }
+    missed
 }
 
 /// Hands over what is in files, once the old QEMU is gone: it removes them when it ends.
-pub(crate) fn files(ctx: &Context, working_dir: &Path, new: Option<u32>, later: &[Later]) {
+pub(crate) fn files(working_dir: &Path, new: Option<u32>, later: &[Later]) -> Vec<Missed> {
+    let mut missed = Vec::new();
     for one in later {
         let done = match one {
             Later::Rename { from, to } => rename(&working_dir.join(from), &working_dir.join(to)),
@@ -48,8 +58,9 @@ pub(crate) fn files(ctx: &Context, working_dir: &Path, new: Option<u32>, later: 
             }
             Later::Forward { .. } | Later::Vnc { .. } => continue,
         };
-        tell(ctx, one, done);
+        missed.extend(done.err().map(|error| Missed { what: name(one), error }));
     }
+    missed
 }
 
 /// Removes what was made beside another QEMU for one that did not take its place.
@@ -117,14 +128,11 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-fn tell(ctx: &Context, one: &Later, done: Result<()>) {
-    if let Err(error) = done {
-        let what = match one {
-            Later::Rename { to, .. } => to.clone(),
-            Later::PidFile { path } => path.clone(),
-            Later::Forward { rule, .. } => format!("hostfwd={rule}"),
-            Later::Vnc { host, port, .. } => format!("VNC on {host}:{port}"),
-        };
-        ctx.note(Note::NotHandedOver { what, error: error.in_one_line() });
+fn name(one: &Later) -> String {
+    match one {
+        Later::Rename { to, .. } => to.clone(),
+        Later::PidFile { path } => path.clone(),
+        Later::Forward { rule, .. } => format!("hostfwd={rule}"),
+        Later::Vnc { host, port, .. } => format!("VNC on {host}:{port}"),
     }
 }

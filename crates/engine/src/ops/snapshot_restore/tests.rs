@@ -178,8 +178,8 @@ fn a_restore_is_as_it_was_asked_for() {
         assert_eq!(view.undo, None, "nothing was written since");
         assert_eq!(
             bench.guard_was_told(),
-            if paused { "PD" } else { "CD" },
-            "a guest that waits has no guard"
+            if paused { "UD" } else { "CD" },
+            "a guest that waits has no guard, only the old one had"
         );
         assert_eq!(bench.snapshots(), ["snap-1"]);
     }

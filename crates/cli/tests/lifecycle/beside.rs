@@ -34,7 +34,9 @@ fn show(rig: &Rig) -> Value {
 #[track_caller]
 fn goes_on(rig: &Rig, before: &Value) {
     let after = show(rig);
-    assert_eq!((&after["pid"], &after["state"]), (&before["pid"], &Value::from("running")), "{after}");
+    assert_eq!(after["pid"], before["pid"], "{after}");
+    // The memory of a lazy restore can be on its way still.
+    assert!(after["state"] == "running" || after["state"] == "restoring", "{after}");
     assert_eq!(after["disks"], before["disks"]);
     UnixStream::connect(after["qmp"].as_str().unwrap()).unwrap();
     assert_eq!(rig.qemu_pids().len(), 1, "another QEMU is left");

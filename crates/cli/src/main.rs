@@ -6,7 +6,8 @@
 //!            |                    '-> progress   a bar, JSON lines, or nothing
 //!            '-> command_error: exit status and what is printed of a failure
 //! ```
-//! The guard of a pause is the same binary: it is dispatched first, before anything is parsed or opened.
+//! The guard of a pause and what works in the background are the same binary: they are dispatched first, before anything is
+//! parsed or opened.
 
 mod arguments;
 mod command_error;
@@ -25,7 +26,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vmrewind_engine::{Helper, PageServer};
+use vmrewind_engine::{BackgroundProcess, Helper};
 
 use crate::arguments::Arguments;
 use crate::command_error::{ErrorPrinter, exit_code};
@@ -36,8 +37,8 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == vmrewind_engine::GUARD_COMMAND) {
         return guard_a_pause(&words);
     }
-    if words.get(1).is_some_and(|word| word == vmrewind_engine::PAGES_COMMAND) {
-        return serve_pages(&words);
+    if words.get(1).is_some_and(|word| word == vmrewind_engine::BACKGROUND_COMMAND) {
+        return work_in_background(&words);
     }
     if words.get(1).is_some_and(|word| word == vmrewind_engine::CLOSE_COMMAND) {
         return ExitCode::SUCCESS;
@@ -64,18 +65,18 @@ fn run(arguments: Arguments, what: String) -> ExitCode {
     }
 }
 
-/// Gives a restored guest its memory; nobody reads what it prints.
-fn serve_pages(words: &[OsString]) -> ExitCode {
-    name_process("vmr-pages");
+/// Does what goes on when its command has ended; nobody reads what it prints.
+fn work_in_background(words: &[OsString]) -> ExitCode {
     let text = |at: usize| words.get(at).and_then(|word| word.to_str()).map(str::to_owned);
-    let (Some(role), Some(root), Some(vm), Some(seat)) =
-        (text(2), words.get(3).map(PathBuf::from), text(4), text(5))
+    let (Some(kind), Some(role), Some(root), Some(vm), Some(seat)) =
+        (text(2), text(3), words.get(4).map(PathBuf::from), text(5), text(6))
     else {
         return ExitCode::from(2);
     };
+    name_process(&format!("vmr-{kind}"));
     let Ok(program) = Helper::this_program() else { return ExitCode::FAILURE };
-    let server = PageServer { role, root, vm, seat, program, steps: host::steps() };
-    match vmrewind_engine::serve_pages(server) {
+    let process = BackgroundProcess { kind, role, root, vm, seat, program, steps: host::steps() };
+    match vmrewind_engine::work_in_background(process) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

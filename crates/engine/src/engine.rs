@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vmrewind_store::Store;
 
+use crate::background::Charge;
 use crate::context::{Caller, Context, TimeLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flat::{self, Flat, NotShared};
@@ -13,7 +14,7 @@ use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
 use crate::journaled::Ledger;
-use crate::lazy::{self, Charge};
+use crate::lazy;
 use crate::migration;
 use crate::record::journal::Journal;
 use crate::record::snapshot::Snapshots;
@@ -186,7 +187,7 @@ impl Operation {
         Ok(Locked { folder, lock })
     }
 
-    /// The VM in `folder`, whose memory page servers may have to serve.
+    /// The VM in `folder`, on which background jobs may be under way.
     pub(crate) fn charge(&self, name: &VmName, folder: &VmFolder) -> Charge {
         Charge {
             helper: self.ctx.host.helper.clone(),

@@ -187,8 +187,11 @@ pub enum Hint {
     },
     /// A QEMU may be starting; a file of the VM's tells which process it is.
     FindQemu,
-    /// A file of the VM's tells which page server does not end.
-    FindPageServer,
+    /// A file of the VM's tells which process of a background job does not end.
+    FindBackgroundProcess {
+        /// The file.
+        lock: &'static str,
+    },
     /// The kernel does not let QEMU end.
     KernelWaits,
     /// Clones that were never started need the snapshot's memory.

@@ -77,6 +77,16 @@ impl Helper {
         Self { first: Arc::from(["-c".to_owned(), script.to_owned()]), ..shell }
     }
 
+    /// The test program that runs already, of whose tests one is run.
+    #[cfg(test)]
+    pub(crate) fn this_test(name: &str) -> Self {
+        let program = Self::this_program().unwrap();
+        Self {
+            first: Arc::from(["--exact".to_owned(), name.to_owned(), "--nocapture".to_owned()]),
+            ..program
+        }
+    }
+
     /// A command that runs it. The child opens the descriptor by its own /proc entry before `exec` closes it.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));

@@ -4,6 +4,7 @@
 //!  ops/*  one file per operation: plan (pure) -> journal -> apply -> commit
 //!    |-- capture/   memory, devices and disks of a running VM at one instant
 //!    |-- replay/    a captured state into a new QEMU
+//!    |-- background/ work that goes on when its command has ended: record, lock, supervised worker
 //!    |-- lazy/      memory given to a guest that runs already: the page server
 //!    |-- flat/      memory files that clones share
 //!    |-- layers/    bases, deltas, who needs which
@@ -20,6 +21,7 @@
 //! command; a snapshot is listed only when it is whole; a base image is never written.
 
 mod agent;
+mod background;
 mod cancel;
 mod capture;
 mod context;
@@ -34,6 +36,7 @@ mod host;
 mod identity;
 mod ids;
 mod images;
+mod jobs;
 mod journaled;
 mod layers;
 mod lazy;
@@ -52,6 +55,7 @@ mod view;
 mod vm;
 mod vm_lock;
 
+pub use background::{BACKGROUND_COMMAND, BackgroundProcess};
 pub use capture::guard::{GUARD_COMMAND, watch as watch_pause};
 pub use context::{
     Caller, Cancel, Context, Event, Events, Holder, Note, OperationId, Progress, StepTime, TimeLine, Unheard,
@@ -63,7 +67,7 @@ pub use flat::CLOSE_COMMAND;
 pub use hint::Hint;
 pub use host::{Clock, Helper, Host, Random, Steps};
 pub use ids::{Address, SnapshotId, SnapshotName, VmName};
-pub use lazy::{PAGES_COMMAND, PageServer, serve_pages};
+pub use jobs::work_in_background;
 pub use ops::check::{CheckView, DamageView};
 pub use ops::console::ConsolePath;
 pub use ops::gc::{GcPack, GcView};

@@ -103,7 +103,7 @@ pub(crate) fn hint(hint: &Hint) -> String {
             format!("wait until `vmrewind vm show {vm}` does not say restoring any more, then try again")
         }
         Hint::FindQemu => "if it is just starting, try again; `fuser` on the VM's file 'alive' names it".into(),
-        Hint::FindPageServer => "`fuser` on the VM's file 'lazy.lock' names it".into(),
+        Hint::FindBackgroundProcess { lock } => format!("`fuser` on the VM's file '{lock}' names it"),
         Hint::KernelWaits => {
             "it may be waiting for a disk or a network file system; look at `ps` and the kernel's log".into()
         }

@@ -11,7 +11,6 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,20 +21,18 @@ use vmrewind_qemu::stream::{Captured, PAGE_SIZE};
 use vmrewind_store::ImageReader;
 
 use super::ahead::Ahead;
-use super::log::Log;
-use super::record::{Failure, LazyProgress, LazyRecord};
+use super::job::LazyRestore;
 use super::recovery::{Answer, recover};
 use super::serve::{End, Served, Watcher, serve};
-use super::supervisor::qemu_of;
+use crate::background::{Progress as Told, Shift, Turn};
 use crate::error::{Error, Result};
-use crate::host::Steps;
 use crate::images::{image_id, open_store, store_error};
 use crate::machine_image;
 use crate::migration::forget_incoming;
 use crate::monitor::Monitor;
 use crate::patience::Patience;
 use crate::record::working_set::WorkingSet;
-use crate::root::{Root, VmFolder};
+use crate::root::Root;
 use crate::vm::process::Process;
 use crate::vm::run_folder::{self, socket};
 
@@ -50,12 +47,11 @@ const LONG_PATIENCE: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 10;
 
 /// A worker and what it works on.
-pub(super) struct Worker {
-    folder: VmFolder,
+struct Worker<'a> {
+    shift: &'a Shift<'a, LazyRestore>,
     run: PathBuf,
-    record: LazyRecord,
-    steps: Option<Arc<dyn Steps>>,
-    log: Log,
+    /// The restore, as the command that began it had told it when this was last looked at.
+    restore: LazyRestore,
 }
 
 /// What can be done about QEMU.
@@ -70,50 +66,35 @@ enum Approach {
     Gone,
 }
 
-impl Worker {
-    /// A worker for the lazy restore that the VM's record names. None where there is none.
-    pub(super) fn of(folder: VmFolder, steps: Option<Arc<dyn Steps>>) -> Option<Self> {
-        let record = LazyRecord::load(&folder).filter(|record| record.failure.is_none())?;
-        let run = run_folder::existing(&folder)?;
-        let log = Log::open(&folder, "worker");
-        Some(Self { folder, run, record, steps, log })
-    }
+/// Serves until QEMU has everything or is gone. In the first turn QEMU is still to be started by the command at the other end of
+/// standard input.
+pub(super) fn work(shift: &Shift<'_, LazyRestore>) -> Result<Turn> {
+    // Without its sockets QEMU can't be reached now. They can come back.
+    let Some(run) = run_folder::existing(&shift.folder) else { return Ok(Turn::Later) };
+    let mut worker = Worker { shift, run, restore: shift.job.clone() };
+    let (image, captured) = worker.open(shift.root)?;
+    worker.serve_all(&image, &captured, shift.is_first)?;
+    worker.put_settings_back();
+    shift.reached("pages-served");
+    Ok(Turn::Done)
+}
 
-    /// Serves until QEMU has everything or is gone. With `fresh`, QEMU is still to be started by the command at the
-    /// other end of standard input.
-    pub(super) fn work(&mut self, root: &Root, fresh: bool) -> Result<()> {
-        let served = self.open(root).and_then(|(image, captured)| self.serve_all(&image, &captured, fresh));
-        match served {
-            Ok(()) => {
-                self.put_settings_back();
-                // QEMU needs nothing any more, whatever becomes of the record.
-                if let Err(error) = self.clear() {
-                    self.log.say(format_args!("the record stays: {}", error.in_one_line()));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.log.say(format_args!("failed: {}", error.in_one_line()));
-                self.give_up(&error)
-            }
-        }
-    }
-
+impl Worker<'_> {
     fn open(&self, root: &Root) -> Result<(ImageReader, Captured)> {
         let store = open_store(root)?;
         let image = store
-            .open_image(&image_id(&self.record.image)?)
+            .open_image(&image_id(&self.restore.image)?)
             .map_err(|error| store_error("the snapshot's memory can't be read", error))?;
         let captured = machine_image::captured(&image)?;
-        self.log.say(format_args!("image {} is open", self.record.image));
+        self.shift.log.say(format_args!("image {} is open", self.restore.image));
         Ok((image, captured))
     }
 
     fn serve_all(&mut self, image: &ImageReader, captured: &Captured, fresh: bool) -> Result<()> {
-        let known = WorkingSet::load(&self.folder, &self.record.snapshot);
+        let known = WorkingSet::load(&self.shift.folder, &self.restore.snapshot);
         let working_set = known.as_ref().map(|set| set.pages_of(&captured.blocks)).unwrap_or_default();
         let FirstPages { early, later } = &working_set;
-        self.log.say(format_args!("working set of {} pages, and {} later", early.len(), later.len()));
+        self.shift.log.say(format_args!("working set of {} pages, and {} later", early.len(), later.len()));
         let memory = Ahead::of(image, early.clone());
         let mut serve = || self.serve_from(&memory, captured, known.as_ref(), &working_set, fresh);
         // A QEMU that has lost its source has most of the working set already.
@@ -139,7 +120,7 @@ impl Worker {
                 Approach::Recover(_) => Source::recovering(captured, total, FirstPages::default(), options),
                 Approach::Whole => return Ok(()),
                 Approach::Gone => {
-                    self.log.say(format_args!("QEMU has ended"));
+                    self.shift.log.say(format_args!("QEMU has ended"));
                     return Ok(());
                 }
             };
@@ -148,7 +129,7 @@ impl Worker {
             let (Approach::Fresh(stream) | Approach::Recover(stream)) = approach else { continue };
             let watcher = Reporter { worker: self, can_run: AtomicBool::new(false) };
             let Served { end, progress, asked } = serve(source, memory, stream, &watcher)?;
-            self.log.say(format_args!("{end:?}: {progress:?}"));
+            self.shift.log.say(format_args!("{end:?}: {progress:?}"));
             // A guest that did not come to run has shown nothing, and the restore begins anew.
             if is_fresh && progress.can_run {
                 self.learn(known, captured, &asked);
@@ -157,7 +138,7 @@ impl Worker {
                 End::Whole => {
                     // A QEMU with all its memory is not ended, however long it takes to say so.
                     if let Err(error) = self.wait_completed() {
-                        self.log.say(format_args!("{}", error.in_one_line()));
+                        self.shift.log.say(format_args!("{}", error.in_one_line()));
                     }
                     return Ok(());
                 }
@@ -178,14 +159,14 @@ impl Worker {
         let deadline = Instant::now() + CONNECT_PATIENCE;
         while Instant::now() < deadline {
             if let Ok(stream) = UnixStream::connect(&path) {
-                self.log.say(format_args!("connected"));
-                if let Some(record) = LazyRecord::load(&self.folder) {
-                    self.record = record;
+                self.shift.log.say(format_args!("connected"));
+                if let Some(restore) = self.shift.present() {
+                    self.restore = restore;
                 }
                 return Ok(Approach::Fresh(stream));
             }
             if is_closed(&std::io::stdin()) {
-                self.log.say(format_args!("the restore was given up"));
+                self.shift.log.say(format_args!("the restore was given up"));
                 return Ok(Approach::Gone);
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -209,7 +190,7 @@ impl Worker {
                 // Without a source before its devices were loaded it has no way on, and can hang in that: the
                 // restore begins anew.
                 Err(error) if patience >= LONG_PATIENCE && !self.is_loaded() => {
-                    self.log.say(format_args!("QEMU lost its source too early, and is ended: {error}"));
+                    self.shift.log.say(format_args!("QEMU lost its source too early, and is ended: {error}"));
                     process.kill()?;
                     return Ok(Approach::Gone);
                 }
@@ -229,7 +210,7 @@ impl Worker {
     }
 
     fn is_loaded(&self) -> bool {
-        LazyRecord::load(&self.folder).is_none_or(|record| record.loaded)
+        self.shift.present().is_none_or(|restore| restore.loaded)
     }
 
     /// Looks once. An answer of its main loop is not waited for longer than `patience`.
@@ -246,8 +227,8 @@ impl Worker {
         match recover(&self.run, &path)? {
             Answer::NotNow => Ok(None),
             Answer::Listens => {
-                self.reached("pages-recovering");
-                self.log.say(format_args!("QEMU waits for another source"));
+                self.shift.reached("pages-recovering");
+                self.shift.log.say(format_args!("QEMU waits for another source"));
                 Ok(UnixStream::connect(&path).ok().map(Approach::Recover))
             }
         }
@@ -276,14 +257,14 @@ impl Worker {
     }
 
     fn qemu(&self) -> Result<Option<Process>> {
-        qemu_of(&self.record, &self.folder)
+        self.restore.qemu(&self.shift.folder)
     }
 
     /// Adds what was asked for to the working set. Not worth an error: the next restore tries again.
     fn learn(&self, known: Option<&WorkingSet>, captured: &Captured, asked: &FirstPages) {
         let set = WorkingSet::improved(known, &captured.blocks, asked);
-        if let Err(error) = set.save(&self.folder, &self.record.snapshot) {
-            self.log.say(format_args!("the working set is not kept: {error}"));
+        if let Err(error) = set.save(&self.shift.folder, &self.restore.snapshot) {
+            self.shift.log.say(format_args!("the working set is not kept: {error}"));
         }
     }
 
@@ -296,54 +277,28 @@ impl Worker {
             forget_incoming(&monitor, process.mark, &self.run);
         }
     }
-
-    /// The restore is over.
-    fn clear(&self) -> Result<()> {
-        self.reached("pages-served");
-        LazyRecord::remove(&self.folder)
-    }
-
-    /// Ends QEMU, since its guest would wait for a page for ever, and says why.
-    fn give_up(&mut self, error: &Error) -> Result<()> {
-        if let Some(record) = LazyRecord::load(&self.folder) {
-            self.record = record;
-        }
-        self.record.failure = Some(Failure::of(error));
-        let saved = self.record.save(&self.folder);
-        if let Some(process) = self.qemu()? {
-            process.kill()?;
-        }
-        saved
-    }
-
-    fn reached(&self, step: &'static str) {
-        if let Some(steps) = &self.steps {
-            steps.reached(step);
-        }
-    }
 }
 
 struct Reporter<'a> {
-    worker: &'a Worker,
+    worker: &'a Worker<'a>,
     can_run: AtomicBool,
 }
 
 impl Watcher for Reporter<'_> {
     fn progress(&self, progress: Progress) {
         let bytes = |pages: u64| pages * PAGE_SIZE as u64;
-        let told =
-            LazyProgress { done_bytes: bytes(progress.sent_pages), total_bytes: bytes(progress.total_pages) };
-        // Only looked at by people.
-        let _ = told.save(&self.worker.folder);
+        self.worker
+            .shift
+            .tell(Told { done_bytes: bytes(progress.sent_pages), total_bytes: bytes(progress.total_pages) });
         if progress.can_run && !self.can_run.swap(true, Ordering::Relaxed) {
-            self.worker.log.say(format_args!("the guest can run: {progress:?}"));
-            self.worker.reached("pages-guest-can-run");
+            self.worker.shift.log.say(format_args!("the guest can run: {progress:?}"));
+            self.worker.shift.reached("pages-guest-can-run");
         }
     }
 
     fn opened(&self) {
-        self.worker.log.say(format_args!("opening sent"));
-        self.worker.reached("pages-opened");
+        self.worker.shift.log.say(format_args!("opening sent"));
+        self.worker.shift.reached("pages-opened");
     }
 }
 

@@ -14,10 +14,11 @@ use vmrewind_qemu::qmp::commands::{MigrationStatus, RunState};
 use vmrewind_qemu::stream::Captured;
 use vmrewind_store::ImageReader;
 
+use crate::background::Keeper;
 use crate::capture::guard::Guard;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, Result};
-use crate::lazy::{self, Keeper, Server, recovery};
+use crate::lazy::{self, Server, recovery};
 use crate::monitor::Monitor;
 use crate::ops::launch::{Chains, Start};
 use crate::record::snapshot::Manifest;

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use vmrewind_qemu::cmdline::CommandLine;
 
+use crate::background::Progress;
 use crate::engine::{Operation, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
 use crate::layers::below::below;
-use crate::lazy::{self, LazyProgress};
+use crate::lazy;
 use crate::ops::vm_state::{self, VmState};
 use crate::parallel;
 use crate::record::snapshot::Origin;
@@ -80,8 +81,8 @@ impl Operation {
             origin: seen.record.origin.as_ref().map(OriginView::of),
             next_start: StartMode::of(&seen.record),
             operation: seen.operation,
-            failure: lazy::failure(&seen.folder).map(|(record, failure)| RestoreFailure {
-                snapshot: record.name,
+            failure: lazy::failure(&seen.folder).map(|(restore, failure)| RestoreFailure {
+                snapshot: restore.name,
                 kind: failure.kind(),
                 message: failure.message,
             }),
@@ -124,9 +125,9 @@ impl Operation {
 
 /// The restore whose memory still comes in.
 fn restore_of(folder: &VmFolder, state: &VmState) -> Option<RestoreProgress> {
-    let record = lazy::under_way(folder).filter(|_| state.pid.is_some())?;
-    let LazyProgress { done_bytes, total_bytes } = LazyProgress::load(folder);
-    Some(RestoreProgress { snapshot: record.name, guest: state.guest.clone(), done_bytes, total_bytes })
+    let restore = lazy::under_way(folder).filter(|_| state.pid.is_some())?;
+    let Progress { done_bytes, total_bytes } = lazy::progress(folder);
+    Some(RestoreProgress { snapshot: restore.name, guest: state.guest.clone(), done_bytes, total_bytes })
 }
 
 fn current_name(seen: &Seen) -> Option<String> {

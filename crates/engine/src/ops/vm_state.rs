@@ -40,7 +40,7 @@ pub(crate) fn ask_since(machines: &dyn Machines, folder: &VmFolder, since: Insta
         Err(_) if machine.wait_end(machine.patience().last_breath) => return Ok(stopped()),
         Err(_) => "unresponsive".to_owned(),
     };
-    let restoring = lazy::under_way(folder).is_some_and(|record| record.qemu == Some(machine.mark()));
+    let restoring = lazy::under_way(folder).is_some_and(|restore| restore.qemu == Some(machine.mark()));
     // A QEMU whose page server was killed can wait for it in its main loop.
     let plain = matches!(guest.as_str(), "running" | "paused" | "unresponsive");
     let word = if restoring && plain { "restoring".into() } else { guest.clone() };

@@ -333,16 +333,6 @@ impl VmFolder {
         self.seat().join("process.json")
     }
 
-    /// The lazy restore under way.
-    pub(crate) fn lazy(&self) -> PathBuf {
-        self.seat().join("lazy.json")
-    }
-
-    /// The file that those who serve a lazy restore hold locked.
-    pub(crate) fn lazy_lock(&self) -> PathBuf {
-        self.seat().join("lazy.lock")
-    }
-
     /// The pages that a restored guest touches first.
     pub(crate) fn working_set(&self, id: &SnapshotId) -> PathBuf {
         self.snapshots().join(format!("{id}.working-set"))

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use crate::background::{BACKGROUND_COMMAND, BackgroundProcess};
 use crate::capture::guard::{GUARD_COMMAND, watch};
 use crate::host::Helper;
-use crate::lazy::{PAGES_COMMAND, PageServer, serve_pages};
+use crate::jobs::work_in_background;
 
 /// What a helper does as a guard.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +62,7 @@ impl Parts {
             // Until whoever started it gives it up.
             PagesPart::Idle => "exec cat".to_owned(),
         };
-        Helper::shell(&format!("case $0 in {GUARD_COMMAND}) {guard};; {PAGES_COMMAND}) {pages};; esac"))
+        Helper::shell(&format!("case $0 in {GUARD_COMMAND}) {guard};; {BACKGROUND_COMMAND}) {pages};; esac"))
     }
 }
 
@@ -73,11 +74,12 @@ const THIS: &str = "testing::helper::plays_its_part";
 #[test]
 fn plays_its_part() {
     let words: Vec<String> = std::env::args().collect();
-    let part = words.iter().position(|word| word == GUARD_COMMAND || word == PAGES_COMMAND);
+    let part = words.iter().position(|word| word == GUARD_COMMAND || word == BACKGROUND_COMMAND);
     match part.map(|at| &words[at..]) {
         Some([part, folder, seat]) if part == GUARD_COMMAND => watch(Path::new(folder), seat).unwrap(),
-        Some([_, role, root, vm, seat]) => serve_pages(PageServer {
+        Some([_, kind, role, root, vm, seat]) => work_in_background(BackgroundProcess {
             seat: seat.clone(),
+            kind: kind.clone(),
             role: role.clone(),
             root: root.into(),
             vm: vm.clone(),
@@ -89,10 +91,10 @@ fn plays_its_part() {
             let folder = tempfile::tempdir().unwrap();
             let helper = Parts::REAL.helper();
             let mut nonsense = helper.command();
-            nonsense.arg(PAGES_COMMAND).arg("nonsense").arg(folder.path()).arg("v").arg("");
+            nonsense.arg(BACKGROUND_COMMAND).arg("pages").arg("nonsense").arg(folder.path()).arg("v").arg("");
             let done = nonsense.output().unwrap();
             let said = String::from_utf8_lossy(&done.stderr) + String::from_utf8_lossy(&done.stdout);
-            assert!(!done.status.success() && said.contains("is no part of the page server"), "{said}");
+            assert!(!done.status.success() && said.contains("is no part of a background job"), "{said}");
         }
     }
 }

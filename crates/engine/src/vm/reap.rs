@@ -1,4 +1,4 @@
-//! Children that outlive what started them: QEMU, guards, page servers.
+//! Children that outlive what started them: QEMU, guards, background jobs.
 
 use std::process::Child;
 

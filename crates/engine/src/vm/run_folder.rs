@@ -58,9 +58,6 @@ pub(crate) const RECOVERY_PIPES: &str = "recovery";
 /// QEMU's output.
 pub(crate) const QEMU_LOG: &str = "qemu.log";
 
-/// The output of the page server.
-pub(crate) const PAGES_LOG: &str = "pages.log";
-
 /// The run folder where it is there, its real path.
 pub(crate) fn existing(folder: &VmFolder) -> Option<PathBuf> {
     let run = folder.run();
@@ -113,9 +110,9 @@ pub(crate) fn prepare(folder: &VmFolder, id: &VmId) -> Result<PathBuf> {
 
 /// Removes what a version without seats has left of a VM whose QEMU is gone.
 fn forget_seatless(folder: &VmFolder) -> Result<()> {
-    [folder.alive(), folder.process(), folder.lazy(), folder.lazy_lock()]
+    ["alive", "process.json", "lazy.json", "lazy.lock"]
         .iter()
-        .try_for_each(|file| folder.files().remove_file(file))
+        .try_for_each(|name| folder.files().remove_file(&folder.path().join(name)))
 }
 
 /// Makes a seat that of the VM, in one step. It need not last: after a power cut no QEMU lives.

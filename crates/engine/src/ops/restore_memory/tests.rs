@@ -50,13 +50,13 @@ fn wait_served(bench: &Bench) {
 
 /// Whether somebody serves a VM's memory.
 fn is_served(folder: &VmFolder) -> bool {
-    Flock::is_held(&folder.lazy_lock()).unwrap()
+    Flock::is_held(&folder.path().join("lazy.lock")).unwrap()
 }
 
 /// Who does: the supervisor, then its worker.
 fn servers(folder: &VmFolder) -> Vec<Process> {
     let note: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.lazy_lock()).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(folder.path().join("lazy.lock")).unwrap()).unwrap();
     let marks: Vec<ProcessMark> = serde_json::from_value(note["processes"].clone()).unwrap();
     let open = |mark: &ProcessMark| {
         let process = Process::open(mark.pid, folder.run()).unwrap();

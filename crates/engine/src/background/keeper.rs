@@ -1,19 +1,19 @@
-//! Sees to it that a QEMU is served while a command works on it.
+//! Sees to it that somebody works on a job while a command waits for what it does.
 //!
-//! A command that talks to a QEMU waits for its main loop, and that can wait for a page. Where both servers were killed
-//! nobody but this command would start them again.
+//! A command that talks to a QEMU waits for its main loop, say, and that can wait for a page of its memory. Where all processes
+//! that give it this were killed, nobody but this command would start them again.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Charge, under_way};
+use super::{Charge, Job, under_way};
 use crate::error::{Context, Result};
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A thread that looks after a VM's page servers until this is dropped.
+/// A thread that looks after a VM's job until this is dropped.
 pub(crate) struct Keeper {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -21,12 +21,17 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Begins to look, at a VM whose lock is held.
-    pub(super) fn begin(charge: &Charge) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where there is no thread for it.
+    pub(crate) fn begin<J: Job>(charge: &Charge) -> Result<Self> {
         let (stop, stopped) = channel();
         let charge = charge.clone();
         let look = move || {
             while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                look_after(&charge);
+                if let Err(error) = look_after::<J>(&charge) {
+                    tracing::info!("{error}: {}", error.causes().join(": "));
+                }
             }
         };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(look);
@@ -44,10 +49,9 @@ impl Drop for Keeper {
     }
 }
 
-fn look_after(charge: &Charge) {
-    if under_way(&charge.folder).is_some()
-        && let Err(error) = charge.revive()
-    {
-        tracing::info!("{error}: {}", error.causes().join(": "));
+fn look_after<J: Job>(charge: &Charge) -> Result<()> {
+    if under_way::<J>(&charge.folder)?.is_some() {
+        charge.revive::<J>()?;
     }
+    Ok(())
 }

@@ -41,6 +41,8 @@ pub(crate) fn note(note: &Note) -> String {
                 "the running QEMU is ended before the new one starts, since both can't be there at once: {why}"
             )
         }
+        Note::NotShown { vm, error } => format!("it is done, but VM '{vm}' can't be shown: {error}"),
+        Note::LeftOut { vm, error } => format!("VM '{vm}' is left out: {error}"),
         Note::OfGuest { text } => text.clone(),
     }
 }

@@ -108,6 +108,20 @@ pub enum Note {
         /// Why two can't be there at once.
         why: String,
     },
+    /// The operation was done, and the VM can't be shown.
+    NotShown {
+        /// The VM.
+        vm: String,
+        /// Why.
+        error: String,
+    },
+    /// A VM is left out of a result, since it can't be read.
+    LeftOut {
+        /// The VM.
+        vm: String,
+        /// Why.
+        error: String,
+    },
     /// Something about the guest that was started.
     OfGuest {
         /// What.

@@ -17,7 +17,7 @@ use crate::journaled::Ledger;
 use crate::lazy;
 use crate::migration;
 use crate::record::journal::Journal;
-use crate::record::snapshot::Snapshots;
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::{Hardware, VmRecord};
 use crate::root::file::Files;
 use crate::root::{Root, VmFolder};
@@ -52,7 +52,7 @@ pub(crate) struct Held {
     pub(crate) _lock: VmLock,
 }
 
-/// A VM that this process holds for writing, recovered and read. Its snapshots can be damaged.
+/// A VM that this process holds for writing, recovered and read, but for its snapshots.
 pub(crate) struct HeldVm {
     pub(crate) folder: VmFolder,
     pub(crate) record: VmRecord,

@@ -264,6 +264,15 @@ pub enum Hint {
     UseNewer,
     /// A record can be put back from a backup.
     PutRecordBack,
+    /// A manifest can be put back from a backup, or its snapshot deleted.
+    DamagedSnapshot {
+        /// The VM.
+        vm: String,
+        /// The snapshot's id.
+        id: String,
+        /// Whether it can have been changed on purpose: its checksum could be left out then.
+        changed: bool,
+    },
     /// A record can be put back from a backup, or its checksum left out where it was changed on purpose.
     ChangedRecord,
     /// A file of a disk can be put back from a backup.

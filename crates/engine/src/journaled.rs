@@ -28,7 +28,8 @@ use crate::lazy;
 use crate::migration::put_back_or_owe;
 use crate::monitor::{Monitor, stands_still_for_us};
 use crate::record::journal::{Cause, Journal, Overlay, Phase, RedoPlan, Succession, Successor, UndoPlan};
-use crate::record::snapshot::{FrozenDisk, Manifest, Snapshots};
+use crate::record::snapshot::{FrozenDisk, Manifest};
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::vm::machine::{Machine, Use};
@@ -290,8 +291,7 @@ impl Ledger<'_> {
             return Ok(());
         }
         // One that can't be read promises nothing: its layers are synced once more.
-        let earlier: Vec<Manifest> =
-            Snapshots::each(self.folder)?.into_iter().filter_map(|(_, manifest)| manifest.ok()?).collect();
+        let earlier = Snapshots::load(self.folder)?.sound;
         for manifest in &plan.write {
             for disk in &manifest.disks {
                 let cannot = format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name);

@@ -73,6 +73,7 @@ pub use ops::console::ConsolePath;
 pub use ops::gc::{GcPack, GcView};
 pub use ops::snapshot_create::SnapshotCreate;
 pub use ops::snapshot_delete::DeletePlan;
+pub use ops::snapshot_list::SnapshotListing;
 pub use ops::snapshot_restore::SnapshotRestore;
 pub use ops::usage::{SnapshotUsage, UsageView, VmUsage};
 pub use ops::vm_clone::VmClone;
@@ -86,8 +87,8 @@ pub use record::snapshot::{Grade, Method};
 pub use view::clone::{Changed, CloneView, ClonesView, InsideView, NotUnique, OriginView, StartMode};
 pub use view::restore::{RestoreOrder, RestorePlanView};
 pub use view::{
-    DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode, RestoreProgress, RestoreView,
-    SnapshotDisk, SnapshotView, VmView, WorkingSetView,
+    DamagedSnapshot, DiskState, GuestClock, Listing, MemoryView, RestoreFailure, RestoreMode,
+    RestoreProgress, RestoreView, SnapshotDisk, SnapshotView, VmView, WorkingSetView,
 };
 pub use vmrewind_files::{Disk, RealDisk};
 /// What differs between architectures; `doctor` looks for it on the host.

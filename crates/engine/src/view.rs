@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
-use crate::record::snapshot::{Grade, Manifest, Method, Origin, Snapshots};
+use crate::record::snapshot::{Grade, Manifest, Method, Origin};
+use crate::record::snapshots::{DamagedManifest, Snapshots};
 use crate::record::vm::VmRecord;
 use crate::record::working_set::WorkingSet;
 use crate::root::VmFolder;
@@ -50,6 +51,8 @@ pub struct VmView {
     pub disks: Vec<DiskState>,
     /// How many snapshots there are.
     pub snapshots: usize,
+    /// The ids of those whose manifests can't be read.
+    pub damaged_snapshots: Vec<String>,
     /// The snapshot from which the present state descends directly.
     pub current: Option<String>,
     /// When the VM was put under management; null where its record can't be read.
@@ -168,6 +171,30 @@ pub struct SnapshotView {
     pub command_line: Vec<String>,
 }
 
+/// A snapshot whose manifest can't be read, as `snapshot list` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DamagedSnapshot {
+    /// The VM.
+    pub vm: String,
+    /// Its id; `VM@ID` deletes it.
+    pub id: String,
+    /// The name that it seems to have; null where nothing is left of it.
+    pub name: Option<String>,
+    /// What is wrong.
+    pub damaged: String,
+}
+
+impl DamagedSnapshot {
+    pub(crate) fn of(record: &VmRecord, manifest: &DamagedManifest) -> Self {
+        Self {
+            vm: record.name.to_string(),
+            id: manifest.id.to_string(),
+            name: manifest.name.as_ref().map(ToString::to_string),
+            damaged: manifest.why.clone(),
+        }
+    }
+}
+
 /// A disk of a snapshot.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotDisk {
@@ -258,7 +285,7 @@ impl SnapshotView {
     /// The view of one of `all` snapshots of a VM.
     pub(crate) fn of(folder: &VmFolder, record: &VmRecord, all: &Snapshots, manifest: &Manifest) -> Self {
         let name_of = |id| all.by_id(id).map(|parent| parent.name.to_string());
-        let children = all.0.iter().filter(|child| child.parent.as_ref() == Some(&manifest.id));
+        let children = all.sound.iter().filter(|child| child.parent.as_ref() == Some(&manifest.id));
         Self {
             vm: record.name.to_string(),
             name: manifest.name.to_string(),

@@ -160,6 +160,11 @@ pub(crate) fn hint(hint: &Hint) -> String {
         Hint::RemoveRunFolder => "remove it, or use a root with a shorter path (--root)".into(),
         Hint::UseNewer => "use the vmrewind that wrote it, or a newer one".into(),
         Hint::PutRecordBack => "put it back from a backup; docs/format.md says what it holds".into(),
+        Hint::DamagedSnapshot { vm, id, changed } => format!(
+            "put the file back from a backup{}; or give this snapshot up with `vmrewind snapshot delete {vm}@{id}`; \
+             all others can be used",
+            if *changed { ", or remove its line \"checksum\" if you changed it yourself" } else { "" }
+        ),
         Hint::ChangedRecord => {
             "put it back from a backup; if you changed it yourself and mean it, remove its line \"checksum\" \
              (and the comma before it)"

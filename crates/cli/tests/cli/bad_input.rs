@@ -166,26 +166,52 @@ fn a_folder_that_is_no_root() {
     sandbox.run(&["vm", "list", "--root", &sandbox.path("letter.txt")]).fails(1, &["letter.txt"]);
 }
 
-/// Damage is told apart from all other failures, and names the file.
+/// Damage is told apart from all other failures, and names the file. A manifest's is that of its snapshot: what was done
+/// to the VM is no failure for it.
 #[test]
 fn damaged_records() {
     let sandbox = Sandbox::new();
     sandbox.vm("web");
     sandbox.ok(&["snapshot", "create", "web", "one"]);
     let manifest = sandbox.manifest("web");
+    let id = manifest.file_stem().unwrap().to_str().unwrap().to_owned();
     let whole = fs::read(&manifest).unwrap();
+    sandbox.ok(&["snapshot", "create", "web", "two"]);
     for bytes in [&b"{\"version\": 1"[..], b"", b"[]", &whole[..whole.len() / 2]] {
         fs::write(&manifest, bytes).unwrap();
-        for command in [&["snapshot", "list"][..], &["snapshot", "show", "web@one"], &["vm", "show", "web"]] {
-            sandbox.run(command).fails(7, &["is damaged", manifest.to_str().unwrap()]);
+        for command in [["snapshot", "show", "web@one"], ["snapshot", "verify", "web@one"]] {
+            sandbox.run(&command).fails(7, &["is damaged", manifest.to_str().unwrap(), "hint:", &id]);
         }
+        for command in
+            [&["snapshot", "list"][..], &["snapshot", "list", "web", "--tree"], &["vm", "show", "web"]]
+        {
+            let text = sandbox.ok(command);
+            assert!(text.contains("damaged") && text.contains(&id), "{text}");
+        }
+        assert!(sandbox.ok(&["vm", "list"]).contains("1 (1 damaged)"));
+        let list = sandbox.json(&["snapshot", "list", "web"]);
+        assert_eq!((&list[0]["name"], &list[1]["id"]), (&"two".into(), &id.as_str().into()), "{list}");
+        assert!(list[1]["damaged"].as_str().unwrap().contains("is damaged"), "{list}");
+        assert_eq!(sandbox.run(&["check"]).status, Some(7));
+        sandbox.ok(&["snapshot", "restore", "web@two", "--discard-current"]);
+        assert_eq!(sandbox.json(&["vm", "start", "web"])["state"], "running");
+        assert_eq!(sandbox.json(&["vm", "stop", "web", "--force"])["state"], "stopped");
     }
+    let plan = sandbox.json(&["snapshot", "delete", &format!("web@{id}"), "--dry-run"]);
+    assert_eq!(plan["snapshots"], serde_json::json!([format!("web@{id}")]));
     fs::write(&manifest, &whole).unwrap();
-    sandbox.ok(&["snapshot", "show", "web@one"]);
+    sandbox.ok(&["snapshot", "restore", "web@one"]);
     let record = sandbox.root().join("vms/web/vm.json");
+    let whole = fs::read(&record).unwrap();
     fs::write(&record, "{}").unwrap();
     sandbox.run(&["vm", "show", "web"]).fails(7, &["vm.json' is damaged", "hint:"]);
     sandbox.run(&["vm", "start", "web"]).fails(7, &["vm.json' is damaged"]);
+    fs::write(&record, whole).unwrap();
+    sandbox.ok(&["vm", "start", "web"]);
+    fs::write(&record, "{}").unwrap();
+    let stopped = sandbox.run(&["vm", "stop", "web", "--force"]);
+    assert_eq!((stopped.status, &*stopped.stdout), (Some(0), "web: stopped\n"), "{stopped:?}");
+    assert!(stopped.stderr.contains("vm.json' is damaged"), "{stopped:?}");
 }
 
 /// Whoever may not write the root is told so, and by which path.

@@ -133,7 +133,7 @@ fn only_a_guest_that_ran_is_let_go() {
 fn what_is_decided_is_carried_out_as_often_as_it_takes() {
     let bench = Bench::with_snapshot(Setup::default(), Patience::default());
     let snapshots = Snapshots::load(&bench.folder()).unwrap();
-    let gone = &snapshots.0[0];
+    let gone = &snapshots.sound[0];
     let mut record = bench.record();
     record.current = None;
     let plan = RedoPlan {
@@ -174,12 +174,12 @@ fn layers_are_synced_that_no_snapshot_has_promised() {
     let disk = &record.disks[0];
     let chain = disk.chain(&disk.active).unwrap();
     assert_eq!(chain.len(), 2);
-    let frozen = FrozenDisk { layer: disk.active.clone(), ..snapshots.0[0].disks[0].clone() };
-    assert_eq!(unpromised(&record, &snapshots.0, &frozen), chain[..1]);
+    let frozen = FrozenDisk { layer: disk.active.clone(), ..snapshots.sound[0].disks[0].clone() };
+    assert_eq!(unpromised(&record, &snapshots.sound, &frozen), chain[..1]);
     assert_eq!(unpromised(&record, &[], &frozen), chain);
     // A layer that the record does not know is synced for itself.
     let unknown = FrozenDisk { layer: "00000000000000dd".parse().unwrap(), ..frozen };
-    assert_eq!(unpromised(&record, &snapshots.0, &unknown), std::slice::from_ref(&unknown.layer));
+    assert_eq!(unpromised(&record, &snapshots.sound, &unknown), std::slice::from_ref(&unknown.layer));
 }
 
 /// Guards the name of what is recovered against an error that says nothing: a recovery that fails says of which operation.

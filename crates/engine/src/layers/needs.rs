@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{LayerId, SnapshotId};
 use crate::layers::clones::CloneOf;
-use crate::record::snapshot::Manifest;
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::VmRecord;
 
 /// One who reads through a layer.
@@ -16,6 +16,8 @@ pub(crate) enum Reader {
     Snapshot(String),
     /// A clone, by the name of its VM.
     Clone(String),
+    /// A snapshot whose manifest can't be read, by id: it may read any layer.
+    Damaged(String),
 }
 
 impl std::fmt::Display for Reader {
@@ -24,6 +26,7 @@ impl std::fmt::Display for Reader {
             Self::Present => f.write_str("the VM's present state"),
             Self::Snapshot(name) => write!(f, "snapshot '{name}'"),
             Self::Clone(name) => write!(f, "VM '{name}', a clone"),
+            Self::Damaged(id) => write!(f, "snapshot '{id}', whose manifest is damaged"),
         }
     }
 }
@@ -31,7 +34,7 @@ impl std::fmt::Display for Reader {
 /// Every layer of the VM with those who read through it, as if the snapshots `without` were gone.
 pub(crate) fn readers(
     record: &VmRecord,
-    snapshots: &[Manifest],
+    snapshots: &Snapshots,
     clones: &[CloneOf],
     without: &BTreeSet<SnapshotId>,
 ) -> BTreeMap<(String, LayerId), BTreeSet<Reader>> {
@@ -46,7 +49,7 @@ pub(crate) fn readers(
             }
         };
         add(&disk.active, &Reader::Present);
-        for snapshot in snapshots.iter().filter(|snapshot| !without.contains(&snapshot.id)) {
+        for snapshot in snapshots.sound.iter().filter(|snapshot| !without.contains(&snapshot.id)) {
             if let Some(frozen) = snapshot.disks.iter().find(|frozen| frozen.name == disk.name) {
                 add(&frozen.layer, &Reader::Snapshot(snapshot.name.to_string()));
             }
@@ -55,6 +58,11 @@ pub(crate) fn readers(
             for (_, layer) in clone.layers.iter().filter(|(name, _)| *name == disk.name) {
                 add(layer, &Reader::Clone(clone.name.clone()));
             }
+        }
+    }
+    for damaged in snapshots.damaged.iter().filter(|damaged| !without.contains(&damaged.id)) {
+        for readers in readers.values_mut() {
+            readers.insert(Reader::Damaged(damaged.id.to_string()));
         }
     }
     readers

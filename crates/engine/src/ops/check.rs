@@ -10,7 +10,8 @@ use crate::context::{Context, Work};
 use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
 use crate::images::{image_id, store_error};
-use crate::record::snapshot::Snapshots;
+use crate::record::snapshot::Manifest;
+use crate::record::snapshots::{DamagedManifest, Snapshots};
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -109,26 +110,25 @@ impl Operation {
         let mut names = Names::new();
         let mut damage = Vec::new();
         for vm in self.root.vm_names()? {
-            match self.look(&vm) {
-                Ok(_) => {}
+            let snapshots = match self.look(&vm) {
+                Ok(seen) => seen.snapshots,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) if error.kind() == ErrorKind::Damaged => {
+                Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Refused) => {
                     damage.push(DamageView { what: error.in_one_line(), objects: 0, snapshots: Vec::new() });
+                    // What is damaged of a VM hides none of its snapshots.
+                    Snapshots::load(&self.root.vm(&vm)).unwrap_or_default()
                 }
                 Err(error) => return Err(error),
-            }
-            // One by one: a manifest that is damaged hides no other.
-            let Ok(manifests) = Snapshots::each(&self.root.vm(&vm)) else { continue };
-            for (id, manifest) in manifests {
-                let Ok(manifest) = manifest else {
-                    // Without its name the snapshot is known by its id, as its file and its image are.
-                    let what = format!("the manifest of snapshot {id} of VM '{vm}' can't be read");
-                    damage.push(DamageView { what, objects: 0, snapshots: vec![format!("{vm}@{id}")] });
-                    continue;
-                };
-                if let Some((name, memory)) = manifest.and_then(|found| Some((found.name, found.memory?))) {
+            };
+            for Manifest { name, memory, .. } in snapshots.sound {
+                if let Some(memory) = memory {
                     names.entry(image_id(&memory.image)?).or_default().push(format!("{vm}@{name}"));
                 }
+            }
+            for DamagedManifest { id, why, .. } in snapshots.damaged {
+                // Without its name the snapshot is known by its id, as its file and its image are.
+                let what = format!("the manifest of snapshot {id} of VM '{vm}' can't be read: {why}");
+                damage.push(DamageView { what, objects: 0, snapshots: vec![format!("{vm}@{id}")] });
             }
         }
         Ok((names, damage))

@@ -26,9 +26,8 @@ use crate::ops::tidy::tidy;
 use crate::ops::vm_state::state_word;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Cause, MigrationSettings, Overlay, RedoPlan, UndoPlan};
-use crate::record::snapshot::{
-    FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, Snapshots, milliseconds,
-};
+use crate::record::snapshot::{FrozenDisk, Grade, Manifest, MemoryRecord, Method, Origin, milliseconds};
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::SnapshotView;
 use crate::vm::machine::{Machine, Use};
@@ -108,7 +107,7 @@ impl Operation {
         {
             tracing::info!("the first guess at the working set is not kept: {error}");
         }
-        held.snapshots.0.push(manifest.clone());
+        held.snapshots.sound.push(manifest.clone());
         Ok(SnapshotView::of(&held.folder, &record, &held.snapshots, &manifest))
     }
 
@@ -124,10 +123,7 @@ impl Operation {
             Some(name) => name.clone(),
             None => held.snapshots.free_name("snap")?,
         };
-        if held.snapshots.0.iter().any(|snapshot| snapshot.name == name) {
-            return Err(Error::refused(format!("VM '{vm}' has a snapshot '{name}' already"))
-                .with_hint(Hint::SnapshotNameTaken));
-        }
+        held.snapshots.refuse_taken(&held.record, &name, None)?;
         let guest_runs = match machine {
             None => false,
             Some(machine) => self.check_state(vm, machine)?,
@@ -326,9 +322,9 @@ fn migration_settings(machine: Option<&dyn Machine>, method: Method) -> Result<O
 fn image_before(record: &VmRecord, snapshots: &Snapshots) -> Option<String> {
     let mut next = record.current.as_ref();
     // Manifests are a person's to edit: a circle of parents ends with their number.
-    for _ in 0..snapshots.0.len() {
+    for _ in 0..snapshots.sound.len() {
         let id = next?;
-        let snapshot = snapshots.0.iter().find(|snapshot| snapshot.id == *id)?;
+        let snapshot = snapshots.by_id(id)?;
         if let Some(memory) = &snapshot.memory {
             return Some(memory.image.clone());
         }

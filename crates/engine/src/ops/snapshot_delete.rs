@@ -2,6 +2,9 @@
 //!
 //! Plan: who reads which layer is worked out as if the snapshots were gone. Where a layer of theirs is still needed
 //! the whole request is refused, naming who needs it. Apply: one commit; what is removed is removed again after a crash.
+//!
+//! A snapshot whose manifest can't be read is deleted by its id. Which layers were its own is not known: those go that
+//! nobody else reads. As long as it is there it counts as reading all.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +13,13 @@ use serde::Serialize;
 use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
-use crate::ids::{Address, SnapshotId};
+use crate::ids::{Address, LayerId, SnapshotId};
 use crate::layers::clones::{CloneOf, clones_of};
 use crate::layers::needs::{Reader, readers};
 use crate::lazy;
 use crate::record::journal::{Overlay, RedoPlan};
 use crate::record::snapshot::Manifest;
+use crate::record::snapshots::{DamagedManifest, Found};
 use crate::root::file::allocated_bytes;
 
 /// What deleting snapshots destroys.
@@ -41,7 +45,7 @@ impl Operation {
         Ok(plan(self, &held, addresses, StillRead::Refuse)?.0)
     }
 
-    /// Deletes snapshots of one VM, all or none.
+    /// Deletes snapshots of one VM, all or none; those whose manifests can't be read by their ids.
     ///
     /// # Errors
     /// `Refused` where something still reads through a layer of theirs, naming it; `NotFound`, `Busy`; `Usage` for
@@ -91,25 +95,17 @@ fn plan(
     addresses: &[Address],
     still_read: StillRead,
 ) -> Result<(DeletePlan, RedoPlan)> {
-    let mut doomed: Vec<&Manifest> = Vec::new();
-    for address in addresses {
-        let manifest = held.snapshots.by_name(&held.record, &address.snapshot)?;
-        if !doomed.iter().any(|other| other.id == manifest.id) {
-            doomed.push(manifest);
-        }
-    }
-    let ids: BTreeSet<SnapshotId> = doomed.iter().map(|manifest| manifest.id.clone()).collect();
-    refuse_served(held, &doomed)?;
+    let doomed = Doomed::find(held, addresses)?;
+    let ids = doomed.ids();
+    refuse_served(held, &ids)?;
     let clones = clones_of(&held.folder, &held.record.id)?;
-    let readers = readers(&held.record, &held.snapshots.0, &clones, &ids);
-    for manifest in &doomed {
-        refuse_cloned(held, manifest, &clones)?;
-        if still_read == StillRead::Keep {
-            continue;
-        }
-        refuse_needed(held, manifest, |disk, layer| {
+    ids.iter().try_for_each(|id| refuse_cloned(held, id, &clones))?;
+    let readers = readers(&held.record, &held.snapshots, &clones, &ids);
+    if still_read == StillRead::Refuse {
+        let readers_of = |disk: &str, layer: &LayerId| {
             readers.get(&(disk.to_owned(), layer.clone())).cloned().unwrap_or_default()
-        })?;
+        };
+        doomed.sound.iter().try_for_each(|manifest| refuse_needed(held, manifest, readers_of))?;
     }
     let mut record = held.record.clone();
     let mut remove_layers = Vec::new();
@@ -128,17 +124,23 @@ fn plan(
         id
     };
     record.current = survivor(record.current.clone());
-    let orphans = held.snapshots.0.iter().filter(|manifest| !ids.contains(&manifest.id));
+    let orphans = held.snapshots.sound.iter().filter(|manifest| !ids.contains(&manifest.id));
     let write = orphans
         .filter(|manifest| manifest.parent.as_ref().is_some_and(|parent| ids.contains(parent)))
         .map(|manifest| Manifest { parent: survivor(manifest.parent.clone()), ..manifest.clone() })
         .collect();
-    let images: Vec<_> = doomed.iter().filter_map(|manifest| manifest.memory.as_ref()).collect();
+    let images: Vec<_> = doomed.sound.iter().filter_map(|manifest| manifest.memory.as_ref()).collect();
+    let mut remove_images: Vec<String> = images.iter().map(|memory| memory.image.clone()).collect();
+    // Whether there was memory is not known; its image would have the snapshot's id. `gc` finds what is missed here.
+    let stored = operation.store.images().unwrap_or_default();
+    let damaged = doomed.damaged.iter().map(|damaged| damaged.id.as_str());
+    remove_images
+        .extend(damaged.filter(|id| stored.iter().any(|image| image.as_str() == *id)).map(str::to_owned));
     let paths: Vec<_> = remove_layers.iter().map(|gone| held.folder.layer(&gone.disk, &gone.layer)).collect();
     let shown = DeletePlan {
-        snapshots: doomed.iter().map(|manifest| format!("{}@{}", held.record.name, manifest.name)).collect(),
+        snapshots: doomed.names().iter().map(|name| format!("{}@{name}", held.record.name)).collect(),
         layers: paths.iter().map(|path| path.display().to_string()).collect(),
-        images: images.len(),
+        images: remove_images.len(),
         bytes: paths.iter().map(|path| allocated_bytes(path)).sum::<u64>()
             + operation.bytes_of_images_alone(&images),
     };
@@ -146,15 +148,55 @@ fn plan(
         write,
         remove: ids.iter().cloned().collect(),
         remove_layers,
-        remove_images: images.iter().map(|memory| memory.image.clone()).collect(),
+        remove_images,
         ..RedoPlan::of(record)
     };
     Ok((shown, redo))
 }
 
+/// The snapshots that are to go, each once.
+#[derive(Default)]
+struct Doomed<'a> {
+    sound: Vec<&'a Manifest>,
+    damaged: Vec<&'a DamagedManifest>,
+}
+
+impl<'a> Doomed<'a> {
+    fn find(held: &'a Held, addresses: &[Address]) -> Result<Self> {
+        let mut doomed = Self::default();
+        for address in addresses {
+            match held.snapshots.find(&held.record, &address.snapshot)? {
+                Found::Sound(manifest) if doomed.sound.iter().any(|other| other.id == manifest.id) => {}
+                Found::Damaged(damaged) if doomed.damaged.iter().any(|other| other.id == damaged.id) => {}
+                Found::Sound(manifest) => doomed.sound.push(manifest),
+                Found::Damaged(damaged) => {
+                    damaged.refuse_newer(&held.record)?;
+                    doomed.damaged.push(damaged);
+                }
+            }
+        }
+        Ok(doomed)
+    }
+
+    fn ids(&self) -> BTreeSet<SnapshotId> {
+        let sound = self.sound.iter().map(|manifest| &manifest.id);
+        sound.chain(self.damaged.iter().map(|damaged| &damaged.id)).cloned().collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let sound = self.sound.iter().map(|manifest| manifest.name.to_string());
+        sound.chain(self.damaged.iter().map(|damaged| damaged.id.to_string())).collect()
+    }
+}
+
+/// What messages call a snapshot: its name, or its id where its manifest can't be read.
+fn name_of(held: &Held, id: &SnapshotId) -> String {
+    held.snapshots.by_id(id).map_or_else(|| id.to_string(), |manifest| manifest.name.to_string())
+}
+
 /// Refuses a snapshot whose memory the first start of a clone is to go on with.
-fn refuse_cloned(held: &Held, manifest: &Manifest, clones: &[CloneOf]) -> Result<()> {
-    let needed = clones.iter().filter(|clone| clone.needs_memory_of(&manifest.id));
+fn refuse_cloned(held: &Held, id: &SnapshotId, clones: &[CloneOf]) -> Result<()> {
+    let needed = clones.iter().filter(|clone| clone.needs_memory_of(id));
     let names: Vec<String> = needed.map(|clone| format!("'{}'", clone.name)).collect();
     if names.is_empty() {
         return Ok(());
@@ -162,17 +204,15 @@ fn refuse_cloned(held: &Held, manifest: &Manifest, clones: &[CloneOf]) -> Result
     Err(Error::refused(format!(
         "snapshot '{}@{}' can't be deleted: VM {}, cloned from it, was not started yet and needs its memory",
         held.record.name,
-        manifest.name,
+        name_of(held, id),
         names.join(", ")
     ))
     .with_hint(Hint::StartOrDeleteClones))
 }
 
 /// Refuses a snapshot while the guest still gets its memory from it.
-fn refuse_served(held: &Held, doomed: &[&Manifest]) -> Result<()> {
-    let served = lazy::under_way(&held.folder);
-    let Some(served) =
-        doomed.iter().find(|manifest| served.as_ref().is_some_and(|served| served.snapshot == manifest.id))
+fn refuse_served(held: &Held, doomed: &BTreeSet<SnapshotId>) -> Result<()> {
+    let Some(served) = lazy::under_way(&held.folder).filter(|served| doomed.contains(&served.snapshot))
     else {
         return Ok(());
     };
@@ -188,7 +228,7 @@ fn refuse_served(held: &Held, doomed: &[&Manifest]) -> Result<()> {
 fn refuse_needed(
     held: &Held,
     manifest: &Manifest,
-    readers_of: impl Fn(&str, &crate::ids::LayerId) -> BTreeSet<Reader>,
+    readers_of: impl Fn(&str, &LayerId) -> BTreeSet<Reader>,
 ) -> Result<()> {
     let needed: BTreeSet<Reader> =
         manifest.disks.iter().flat_map(|disk| readers_of(&disk.name, &disk.layer)).collect();

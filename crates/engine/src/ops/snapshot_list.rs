@@ -1,23 +1,35 @@
 //! Shows snapshots.
 
-use crate::engine::Operation;
-use crate::error::{ErrorKind, Result};
+use crate::engine::{Operation, Seen};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Address, VmName};
 use crate::layers::clones::{CloneOf, clones_of};
 use crate::record::snapshot::{Manifest, Origin};
-use crate::view::{Listing, SnapshotView};
+use crate::view::{DamagedSnapshot, SnapshotView};
+
+/// Snapshots of one VM or of several.
+#[derive(Debug, Default)]
+pub struct SnapshotListing {
+    /// Those that can be read, VM by VM, oldest first.
+    pub items: Vec<SnapshotView>,
+    /// Those whose manifests can't be.
+    pub damaged: Vec<DamagedSnapshot>,
+    /// One error for each VM that could not be read at all.
+    pub unreadable: Vec<Error>,
+}
 
 impl Operation {
     /// The snapshots of one VM, or of all, oldest first; with `undo` also those that restores made.
     ///
     /// # Errors
-    /// `NotFound`, `Damaged` where one VM is asked for. Of all VMs, one that can't be read does not hide the others.
-    pub fn snapshot_list(&self, vm: Option<&VmName>, undo: bool) -> Result<Listing<SnapshotView>> {
+    /// `NotFound`, `Damaged` where one VM is asked for. Of all VMs, one that can't be read does not hide the others; neither
+    /// does a snapshot that can't.
+    pub fn snapshot_list(&self, vm: Option<&VmName>, undo: bool) -> Result<SnapshotListing> {
         let names = match vm {
             Some(name) => vec![name.clone()],
             None => self.root.vm_names()?,
         };
-        let mut listing = Listing::default();
+        let mut listing = SnapshotListing::default();
         let mut images = Vec::new();
         for name in names {
             let seen = match self.look(&name) {
@@ -28,14 +40,7 @@ impl Operation {
                 }
                 seen => seen?,
             };
-            let clones = clones_of(&seen.folder, &seen.record.id)?;
-            for snapshot in &seen.snapshots.0 {
-                if undo || snapshot.origin == Origin::User {
-                    let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot);
-                    listing.items.push(with_clones(view, &clones));
-                    images.push(image_of(snapshot));
-                }
-            }
+            list(&mut listing, &mut images, &seen, undo)?;
         }
         self.add_usage(listing.items.iter_mut().zip(images.iter().map(String::as_str)));
         Ok(listing)
@@ -52,6 +57,21 @@ impl Operation {
         self.add_usage([(&mut view, image_of(manifest).as_str())].into_iter());
         Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
     }
+}
+
+/// Adds the snapshots of one VM.
+fn list(listing: &mut SnapshotListing, images: &mut Vec<String>, seen: &Seen, undo: bool) -> Result<()> {
+    let clones = clones_of(&seen.folder, &seen.record.id)?;
+    for snapshot in &seen.snapshots.sound {
+        if undo || snapshot.origin == Origin::User {
+            let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot);
+            listing.items.push(with_clones(view, &clones));
+            images.push(image_of(snapshot));
+        }
+    }
+    let damaged = seen.snapshots.damaged.iter();
+    listing.damaged.extend(damaged.map(|manifest| DamagedSnapshot::of(&seen.record, manifest)));
+    Ok(())
 }
 
 /// The memory image of a snapshot; empty where it has no memory.

@@ -1,8 +1,7 @@
 //! Gives a snapshot another name.
 
 use crate::engine::Operation;
-use crate::error::{Error, Result};
-use crate::hint::Hint;
+use crate::error::Result;
 use crate::ids::{Address, SnapshotName};
 use crate::record::journal::RedoPlan;
 use crate::record::snapshot::Origin;
@@ -16,10 +15,7 @@ impl Operation {
     pub fn snapshot_rename(&self, address: &Address, name: &SnapshotName) -> Result<SnapshotView> {
         let held = self.hold(&address.vm)?;
         let mut manifest = held.snapshots.by_name(&held.record, &address.snapshot)?.clone();
-        if held.snapshots.0.iter().any(|other| other.name == *name && other.id != manifest.id) {
-            return Err(Error::refused(format!("VM '{}' has a snapshot '{name}' already", address.vm))
-                .with_hint(Hint::ChooseAnotherName));
-        }
+        held.snapshots.refuse_taken(&held.record, name, Some(&manifest.id))?;
         manifest.name = name.clone();
         // A snapshot that got a name of the user's is the user's.
         manifest.origin = Origin::User;

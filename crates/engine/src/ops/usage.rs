@@ -3,6 +3,7 @@
 use serde::Serialize;
 use vmrewind_store::{ImageId, SetUsage};
 
+use crate::context::Note;
 use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
 use crate::ids::VmName;
@@ -66,7 +67,7 @@ impl Operation {
     /// # Errors
     /// `NotFound`; `Damaged` where a VM can't be read.
     pub fn usage(&self, vms: &[VmName]) -> Result<UsageView> {
-        let all = self.list_images()?;
+        let all = self.list_images(vms)?;
         for vm in vms.iter().filter(|vm| !all.iter().any(|listed| listed.vm == **vm)) {
             // Says that there is none.
             self.look(vm)?;
@@ -129,18 +130,23 @@ impl Operation {
         alone().unwrap_or_else(|| memories.iter().map(|memory| memory.stored_bytes).sum())
     }
 
-    fn list_images(&self) -> Result<Vec<Listed>> {
+    /// All VMs that can be read; one of `vms` that can't be is an error.
+    fn list_images(&self, vms: &[VmName]) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
         for vm in self.root.vm_names()? {
             let seen = match self.look(&vm) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if !vms.contains(&vm) => {
+                    self.ctx.note(Note::LeftOut { vm: vm.to_string(), error: error.in_one_line() });
+                    continue;
+                }
                 seen => seen?,
             };
             let layers = seen.record.disks.iter().flat_map(|disk| {
                 disk.layers.iter().map(|layer| allocated_bytes(&seen.folder.layer(&disk.name, &layer.id)))
             });
             let mut listed = Listed { layer_bytes: layers.sum(), vm, names: Vec::new(), images: Vec::new() };
-            for manifest in &seen.snapshots.0 {
+            for manifest in &seen.snapshots.sound {
                 if let Some(memory) = &manifest.memory {
                     listed.names.push(manifest.name.to_string());
                     listed.images.push(image_id(&memory.image)?);

@@ -93,8 +93,8 @@ impl Operation {
         // Each QEMU holds the memory file by itself now.
         drop(flat);
         let notes = notes_of(&tended);
-        let clones = made.iter().zip(tended).map(|(record, tended)| self.clone_view(record, start, tended));
-        let clones = clones.collect::<Result<_>>()?;
+        let clones =
+            made.iter().zip(tended).map(|(record, tended)| self.clone_view(record, start, tended)).collect();
         Ok(ClonesView {
             vm: request.address.vm.to_string(),
             snapshot: snapshot.name.to_string(),
@@ -120,10 +120,10 @@ impl Operation {
         Tended { report: Some(report), inside, error }
     }
 
-    fn clone_view(&self, record: &VmRecord, start: StartMode, tended: Tended) -> Result<CloneView> {
+    fn clone_view(&self, record: &VmRecord, start: StartMode, tended: Tended) -> CloneView {
         let Tended { report, inside, error } = tended;
-        let shown = self.vm_show(&record.name)?;
-        Ok(CloneView {
+        let shown = self.shown_after(&record.name);
+        CloneView {
             name: shown.name,
             id: record.id.to_string(),
             start: report.as_ref().map_or(start, |report| report.mode),
@@ -137,7 +137,7 @@ impl Operation {
             inside,
             links_down: report.map(|report| report.links_down).unwrap_or_default(),
             error: error.as_ref().map(with_causes),
-        })
+        }
     }
 }
 

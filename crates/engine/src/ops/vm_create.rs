@@ -93,7 +93,7 @@ impl Operation {
         }
         // Made now so that its path is known before the first start, which makes it anew and reports what is wrong.
         let _ = run_folder::prepare(&self.root.vm(&request.name), &id);
-        self.vm_show(&request.name)
+        Ok(self.shown_after(&request.name))
     }
 
     pub(crate) fn check_name_free(&self, name: &VmName) -> Result<()> {

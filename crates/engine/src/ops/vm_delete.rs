@@ -15,7 +15,8 @@ use crate::hint::Hint;
 use crate::ids::{SnapshotId, VmName};
 use crate::images::remove_image;
 use crate::layers::clones::clones_of;
-use crate::record::snapshot::{Origin, Snapshots};
+use crate::record::snapshot::Origin;
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::VmRecord;
 use crate::root::VmFolder;
 use crate::root::file::{allocated_bytes, io_error};
@@ -147,8 +148,8 @@ fn plan(operation: &Operation, held: &HeldVm) -> Result<VmDeletePlan> {
     });
     // A VM whose manifests are damaged can be deleted all the same.
     let snapshots = Snapshots::load(&held.folder).unwrap_or_default();
-    let images: Vec<_> = snapshots.0.iter().filter_map(|snapshot| snapshot.memory.as_ref()).collect();
-    let names = snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User);
+    let images: Vec<_> = snapshots.sound.iter().filter_map(|snapshot| snapshot.memory.as_ref()).collect();
+    let names = snapshots.sound.iter().filter(|snapshot| snapshot.origin == Origin::User);
     let bases = held.record.disks.iter().map(|disk| &disk.base.location);
     let own = held.folder.path().display().to_string();
     Ok(VmDeletePlan {

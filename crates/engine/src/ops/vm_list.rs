@@ -6,6 +6,7 @@ use std::time::Instant;
 use vmrewind_qemu::cmdline::CommandLine;
 
 use crate::background::Progress;
+use crate::context::Note;
 use crate::engine::{Operation, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VmName;
@@ -70,7 +71,13 @@ impl Operation {
             qmp: state.pid.map(|_| run.join(socket::USER)),
             ports: if state.pid.is_some() { ports_in_use(&run) } else { BTreeMap::new() },
             disks: seen.record.disks.iter().map(|disk| disk_state(&seen.folder, disk)).collect(),
-            snapshots: seen.snapshots.0.iter().filter(|snapshot| snapshot.origin == Origin::User).count(),
+            snapshots: seen.snapshots.sound.iter().filter(|snapshot| snapshot.origin == Origin::User).count(),
+            damaged_snapshots: seen
+                .snapshots
+                .damaged
+                .iter()
+                .map(|snapshot| snapshot.id.to_string())
+                .collect(),
             current: current_name(&seen),
             created: Some(seen.record.created),
             machine: line.as_ref().and_then(CommandLine::machine_type),
@@ -91,6 +98,16 @@ impl Operation {
         })
     }
 
+    /// The VM after something was done to it: that it can't be shown is no failure of what was done.
+    pub(crate) fn shown_after(&self, name: &VmName) -> VmView {
+        self.vm_show(name).unwrap_or_else(|error| {
+            let view = self.unreadable(name, &error);
+            let state = if view.pid.is_some() { "running" } else { "stopped" };
+            self.ctx.note(Note::NotShown { vm: name.to_string(), error: error.in_one_line() });
+            VmView { state: state.into(), ..view }
+        })
+    }
+
     /// What can be said of a VM whose record can't be read.
     fn unreadable(&self, name: &VmName, error: &Error) -> VmView {
         let folder = self.root.vm(name);
@@ -105,6 +122,7 @@ impl Operation {
             ports: BTreeMap::new(),
             disks: Vec::new(),
             snapshots: 0,
+            damaged_snapshots: Vec::new(),
             current: None,
             created: None,
             machine: None,

@@ -54,7 +54,7 @@ impl Operation {
         for note in &report.notes {
             self.ctx.note(Note::OfGuest { text: note.clone() });
         }
-        self.vm_show(name)
+        Ok(self.shown_after(name))
     }
 
     /// Starts a VM, and tells how.

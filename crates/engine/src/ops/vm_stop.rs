@@ -49,7 +49,7 @@ impl Operation {
                 power_off(&self.ctx.cancel, &held, &*machine, how.timeout)?;
             }
         }
-        self.vm_show(name)
+        Ok(self.shown_after(name))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod journal;
 pub(crate) mod snapshot;
+pub(crate) mod snapshots;
 pub(crate) mod vm;
 pub(crate) mod working_set;
 

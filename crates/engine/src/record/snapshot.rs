@@ -3,7 +3,6 @@
 //! A manifest is written once all it names is durable and never changes, but for its parent when that is deleted.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, SnapshotName, checked};
-use crate::record::RECORD_VERSION;
-use crate::record::vm::{DiskRecord, Hardware, VmRecord};
+use crate::record::vm::{DiskRecord, Hardware};
 use crate::root::VmFolder;
-use crate::root::file::{Files, allocated_bytes};
+use crate::root::file::allocated_bytes;
 
 /// What a snapshot promises. Ordered by what a restored guest can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,108 +194,6 @@ pub(crate) struct MemoryRecord {
     /// What the image takes on disk.
     #[serde(deserialize_with = "checked::bytes")]
     pub(crate) stored_bytes: u64,
-}
-
-/// All snapshots of a VM, oldest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Snapshots(pub(crate) Vec<Manifest>);
-
-impl Snapshots {
-    /// Reads all manifests of the VM in `folder`.
-    ///
-    /// # Errors
-    /// `Damaged`, naming the file, where one can't be read.
-    pub(crate) fn load(folder: &VmFolder) -> Result<Self> {
-        let mut manifests = Vec::new();
-        for (_, manifest) in Self::each(folder)? {
-            manifests.extend(manifest?);
-        }
-        manifests.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        Ok(Self(manifests))
-    }
-
-    /// Reads each manifest of the VM in `folder` by itself, with the id that its file is named by; none for one that is gone
-    /// meanwhile.
-    pub(crate) fn each(folder: &VmFolder) -> Result<Vec<(String, Result<Option<Manifest>>)>> {
-        let mut each = Vec::new();
-        for file in folder.files().list(&folder.snapshots())? {
-            if file.extension().is_some_and(|extension| extension == "json") {
-                let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let manifest = Self::read(folder.files(), &file, &id);
-                each.push((id, manifest));
-            }
-        }
-        Ok(each)
-    }
-
-    fn read(files: &Files, file: &Path, id: &str) -> Result<Option<Manifest>> {
-        let manifest = files.read_json::<Manifest>(file, RECORD_VERSION)?;
-        let damaged = |what: String| Err(Error::damaged(format!("'{}' is damaged: {what}", file.display())));
-        match &manifest {
-            Some(other) if other.id.as_str() != id => {
-                damaged(format!("it is the manifest of snapshot {}", other.id))
-            }
-            // A restore would bring another snapshot's memory up on these disks.
-            Some(Manifest { memory: Some(memory), .. }) if memory.image != id => {
-                damaged(format!("it names memory image {} of another snapshot", memory.image))
-            }
-            _ => Ok(manifest),
-        }
-    }
-
-    /// The snapshot of that name.
-    ///
-    /// # Errors
-    /// `NotFound`, naming what there is.
-    pub(crate) fn by_name(&self, vm: &VmRecord, name: &SnapshotName) -> Result<&Manifest> {
-        self.0.iter().find(|manifest| manifest.name == *name).ok_or_else(|| {
-            let newest: Vec<_> =
-                self.0.iter().rev().take(5).map(|manifest| manifest.name.to_string()).collect();
-            let vm_name = vm.name.to_string();
-            let hint = if newest.is_empty() {
-                Hint::NoSnapshots { vm: vm_name }
-            } else {
-                Hint::OtherSnapshots { vm: vm_name, newest }
-            };
-            Error::not_found(format!("VM '{}' has no snapshot '{name}'", vm.name)).with_hint(hint)
-        })
-    }
-
-    /// The snapshot of that name; where an id is given, only if it is the one with that.
-    ///
-    /// # Errors
-    /// `NotFound`, also where another one has the name now.
-    pub(crate) fn by_name_if(
-        &self,
-        vm: &VmRecord,
-        name: &SnapshotName,
-        id: Option<&SnapshotId>,
-    ) -> Result<&Manifest> {
-        let found = self.by_name(vm, name)?;
-        if id.is_some_and(|id| *id != found.id) {
-            let gone = format!("another snapshot of VM '{}' has the name '{name}' now", vm.name);
-            return Err(Error::not_found(gone).with_hint(Hint::GoneMeanwhile));
-        }
-        Ok(found)
-    }
-
-    /// The snapshot of that id.
-    pub(crate) fn by_id(&self, id: &SnapshotId) -> Option<&Manifest> {
-        self.0.iter().find(|manifest| manifest.id == *id)
-    }
-
-    /// A name that no snapshot has: `PREFIX-N` with the lowest N above those in use.
-    pub(crate) fn free_name(&self, prefix: &str) -> Result<SnapshotName> {
-        let last = self
-            .0
-            .iter()
-            .filter_map(|manifest| {
-                manifest.name.as_str().strip_prefix(prefix)?.strip_prefix('-')?.parse::<u64>().ok()
-            })
-            .max()
-            .unwrap_or(0);
-        format!("{prefix}-{}", last.saturating_add(1)).parse()
-    }
 }
 
 impl Manifest {

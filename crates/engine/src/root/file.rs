@@ -179,11 +179,12 @@ pub(crate) fn decode_json<T: DeserializeOwned>(bytes: &[u8], path: &Path, newest
         version: u32,
     }
     let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
-    if version.version > newest {
-        return Err(newer_format(path, version.version, newest));
-    }
+    // First, since it means the same in every version: a flipped bit can look like a newer one.
     if !checksum::is_right(&serde_json::from_slice(bytes).map_err(damaged)?) {
         return Err(wrong_checksum(path));
+    }
+    if version.version > newest {
+        return Err(newer_format(path, version.version, newest));
     }
     serde_json::from_slice(bytes).map_err(damaged)
 }

@@ -26,7 +26,7 @@ use crate::ops::snapshot_create::SnapshotCreate;
 use crate::patience::Patience;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Journal, Overlay};
-use crate::record::snapshot::Snapshots;
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::{BaseRecord, DiskRecord, Hardware, LayerRecord, VmRecord};
 use crate::root::VmFolder;
 use crate::vm::machine::Machine;
@@ -215,7 +215,7 @@ impl Bench {
     /// The names of its snapshots.
     pub(crate) fn snapshots(&self) -> Vec<String> {
         let snapshots = Snapshots::load(&self.folder()).unwrap();
-        snapshots.0.iter().map(|snapshot| snapshot.name.to_string()).collect()
+        snapshots.sound.iter().map(|snapshot| snapshot.name.to_string()).collect()
     }
 
     /// What the last guard was told: `P` or `C` armed, `D` to end.
@@ -253,7 +253,7 @@ impl Bench {
     fn check_store(&self, case: &str) {
         let snapshots = Snapshots::load(&self.folder()).unwrap();
         let mut wanted: Vec<String> =
-            snapshots.0.iter().filter_map(|one| Some(one.memory.as_ref()?.image.clone())).collect();
+            snapshots.sound.iter().filter_map(|one| Some(one.memory.as_ref()?.image.clone())).collect();
         let store = open_store(&self.engine.root).unwrap();
         let images = store.images().unwrap();
         let mut kept: Vec<String> = images.iter().map(|image| image.as_str().to_owned()).collect();
@@ -293,7 +293,7 @@ fn check_layers(case: &str, folder: &VmFolder, disk: &DiskRecord, snapshots: &Sn
     let mut known: Vec<String> = disk.layers.iter().map(|layer| format!("{}.qcow2", layer.id)).collect();
     known.sort();
     assert_eq!(files, known, "{case}: layers of the record and on disk");
-    let frozen = snapshots.0.iter().flat_map(|one| &one.disks).filter(|frozen| frozen.name == disk.name);
+    let frozen = snapshots.sound.iter().flat_map(|one| &one.disks).filter(|frozen| frozen.name == disk.name);
     let frozen: Vec<&LayerId> = frozen.map(|frozen| &frozen.layer).collect();
     for layer in frozen.iter().chain(&[&disk.active]) {
         assert!(disk.chain(layer).is_some(), "{case}: layer {layer} hangs in the air");

@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod damaged;
 mod found;
 mod records;
 mod world;

@@ -162,9 +162,11 @@ fn what_is_no_file_is_damage() {
         for (what, make) in [("pipe", &pipe as &dyn Fn(&Path)), ("link", &copy), ("folder", &folder)] {
             make(&path);
             let told = std::panic::catch_unwind(|| next_command(&root.root));
-            let errors = told.map_or_else(
+            let errors: Vec<ErrorKind> = told.map_or_else(
                 |_| vec![ErrorKind::Damaged],
-                |operation| operation.vm_show(&vm("web")).err().iter().map(Error::kind).collect(),
+                |operation| {
+                    operation.snapshot_verify(&address("web@a")).err().iter().map(Error::kind).collect()
+                },
             );
             assert_eq!(errors, [ErrorKind::Damaged], "a {what} at {}", path.display());
             if what == "folder" {
@@ -196,9 +198,13 @@ fn checksums_are_checked_where_they_are() {
         let flipped = whole.replacen("2027", "2028", 1);
         assert_ne!(flipped, whole);
         std::fs::write(&path, flipped).unwrap();
-        let error = next_command(&root.root).vm_show(&vm("web")).unwrap_err();
+        let error = next_command(&root.root).snapshot_verify(&address("web@a")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Damaged);
-        assert_eq!(error.hint(), Some(&Hint::ChangedRecord), "{error:?}");
+        let hint = error.hint().unwrap();
+        assert!(
+            matches!(hint, Hint::ChangedRecord | Hint::DamagedSnapshot { changed: true, .. }),
+            "{error:?}"
+        );
         std::fs::write(&path, whole).unwrap();
     }
     assert!(root.shows());

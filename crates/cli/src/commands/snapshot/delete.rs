@@ -13,7 +13,8 @@ use crate::session::Session;
 #[derive(Debug, Args)]
 #[command(arg = yes(), after_help = "\
 Several snapshots of one VM are deleted all or none. A snapshot whose layers something else still \
-reads through is refused.
+reads through is refused. One whose manifest is damaged is deleted by its id (`vmrewind snapshot list`); as long as \
+it is there, it may read any layer of its VM.
 
 Examples:
   vmrewind snapshot delete web@old --dry-run

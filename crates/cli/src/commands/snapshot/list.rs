@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use vmrewind_engine::{Listing, SnapshotView, VmName};
+use serde::Serialize;
+use vmrewind_engine::{DamagedSnapshot, SnapshotListing, SnapshotView, VmName};
 
 use crate::command_error::CommandError;
 use crate::output::human::{duration_ms, printable, size, time};
@@ -14,7 +15,8 @@ use crate::session::Session;
 /// Arguments of `snapshot list`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A `*` marks the snapshot from which the VM's present state descends.
+A `*` marks the snapshot from which the VM's present state descends. A snapshot whose manifest is damaged is listed \
+by its id, which is what `snapshot delete` takes for it.
 
 Examples:
   vmrewind snapshot list
@@ -52,25 +54,36 @@ pub(crate) fn run(session: &Session, arguments: &ListArguments) -> Result<(), Co
     // Undo points are always asked for: what descends from a hidden one still has its place in the tree.
     let operation = if vm.is_some() { Some(session.operation()?) } else { session.look()? };
     let listing = operation.map(|operation| operation.snapshot_list(vm.as_ref(), true)).transpose()?;
-    let Listing { items: everything, unreadable } = listing.unwrap_or_default();
+    let SnapshotListing { items: everything, damaged, unreadable } = listing.unwrap_or_default();
     let unreadable = unreadable.into_iter().next().map_or(Ok(()), |error| Err(error.into()));
-    if everything.is_empty() && unreadable.is_err() {
+    if everything.is_empty() && damaged.is_empty() && unreadable.is_err() {
         return unreadable;
     }
     let shown: Vec<&SnapshotView> = everything.iter().filter(|view| arguments.all || !view.undo).collect();
-    let printed = session.output.result(&shown, || {
-        if shown.is_empty() {
+    let document: Vec<Item> =
+        shown.iter().map(|view| Item::Sound(view)).chain(damaged.iter().map(Item::Damaged)).collect();
+    let printed = session.output.result(&document, || {
+        if document.is_empty() {
             return nothing(vm.as_ref(), &everything);
         }
         if arguments.tree {
-            return forest(&everything, arguments.all);
+            return forest(&everything, &damaged, arguments.all);
         }
-        let rows: Vec<_> = shown.iter().map(|view| row(view, vm.is_none())).collect();
+        let rows = shown.iter().map(|view| row(view, vm.is_none()));
+        let rows: Vec<_> = rows.chain(damaged.iter().map(|one| damaged_row(one, vm.is_none()))).collect();
         table(&COLUMNS, &rows, session.output.colours())
     });
     // The list is there; its exit status says that it is not whole, whoever reads it.
     unreadable?;
     Ok(printed?)
+}
+
+/// An element of the list: the damaged have a field `damaged`, and no others.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Sound(&'a SnapshotView),
+    Damaged(&'a DamagedSnapshot),
 }
 
 fn nothing(vm: Option<&VmName>, hidden: &[SnapshotView]) -> String {
@@ -97,24 +110,48 @@ fn row(view: &SnapshotView, with_vm: bool) -> Vec<String> {
     ]
 }
 
+/// A snapshot of which nothing but its id is known for certain.
+fn damaged_row(damaged: &DamagedSnapshot, with_vm: bool) -> Vec<String> {
+    let DamagedSnapshot { vm, id, .. } = damaged;
+    let name = if with_vm { format!("{vm}@{id}") } else { id.clone() };
+    let mut row = vec![name, "damaged".to_owned()];
+    row.resize(COLUMNS.len() - 1, "-".to_owned());
+    row.push(guess(damaged));
+    row
+}
+
+/// `seems to be 'before-upgrade'`.
+fn guess(damaged: &DamagedSnapshot) -> String {
+    damaged.name.as_ref().map(|name| format!("seems to be '{name}'")).unwrap_or_default()
+}
+
 /// A tree for each VM that has a snapshot; views of one VM stand together.
-fn forest(views: &[SnapshotView], all: bool) -> String {
-    let vms: BTreeSet<&str> = views.iter().map(|view| view.vm.as_str()).collect();
+fn forest(views: &[SnapshotView], damaged: &[DamagedSnapshot], all: bool) -> String {
+    let vms = views.iter().map(|view| &view.vm).chain(damaged.iter().map(|one| &one.vm));
+    let vms: BTreeSet<&str> = vms.map(String::as_str).collect();
     let mut trees = Vec::new();
     for vm in vms {
         let of_vm: Vec<&SnapshotView> = views.iter().filter(|view| view.vm == vm).collect();
-        trees.push(tree(&nodes(vm, &of_vm, all)));
+        let damaged = damaged.iter().filter(|one| one.vm == vm);
+        let damaged = damaged.map(|one| Node {
+            id: format!("/damaged/{}", one.id),
+            parent: Some(TOP.to_owned()),
+            label: format!("{}  damaged  {}", one.id, guess(one)).trim_end().to_owned(),
+        });
+        trees.push(tree(&nodes(vm, &of_vm, all).into_iter().chain(damaged).collect::<Vec<_>>()));
     }
     trees.join("\n")
 }
 
+/// The id of the VM in its tree. No id with a `/` can be the name of a snapshot.
+const TOP: &str = "/vm";
+
 /// The VM at the top, its snapshots, and the present state below the current one.
 fn nodes(vm: &str, views: &[&SnapshotView], all: bool) -> Vec<Node> {
     let is_shown = |view: &SnapshotView| all || !view.undo;
-    // Neither of these ids can be the name of a snapshot.
-    let top = "/vm".to_owned();
-    let place = |parent: Option<&str>| Some(nearest_shown(parent, views, all).unwrap_or_else(|| top.clone()));
-    let mut nodes = vec![Node { id: top.clone(), parent: None, label: vm.to_owned() }];
+    let top = || TOP.to_owned();
+    let place = |parent: Option<&str>| Some(nearest_shown(parent, views, all).unwrap_or_else(top));
+    let mut nodes = vec![Node { id: top(), parent: None, label: vm.to_owned() }];
     nodes.extend(views.iter().filter(|view| is_shown(view)).map(|view| Node {
         id: view.name.clone(),
         parent: place(view.parent.as_deref()),
@@ -180,7 +217,7 @@ mod tests {
 
     /// The first word of each line, with what is drawn before it.
     fn drawn(views: &[SnapshotView], all: bool) -> Vec<String> {
-        let text = forest(views, all);
+        let text = forest(views, &[], all);
         text.lines()
             .map(|line| line.split("  l").next().unwrap().split("  u").next().unwrap().to_owned())
             .collect()

@@ -52,6 +52,14 @@ pub(crate) fn run(session: &Session) -> Result<(), CommandError> {
     }
 }
 
+/// `3`, or `3 (1 damaged)`.
+fn snapshots(view: &VmView) -> String {
+    match view.damaged_snapshots.len() {
+        0 => view.snapshots.to_string(),
+        damaged => format!("{} ({damaged} damaged)", view.snapshots),
+    }
+}
+
 fn row(view: &VmView) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let come = view.restore.as_ref().map(|restore| format!(" {}", percent(restore))).unwrap_or_default();
@@ -63,7 +71,7 @@ fn row(view: &VmView) -> Vec<String> {
         or_dash(view.cpus.map(|cpus| cpus.to_string())),
         or_dash(view.memory_bytes.map(size)),
         view.disks.len().to_string(),
-        view.snapshots.to_string(),
+        snapshots(view),
         or_dash(view.current.clone()),
         or_dash(view.origin.as_ref().map(|origin| format!("{}@{}", origin.vm, origin.snapshot))),
     ]

@@ -48,6 +48,10 @@ fn lines(view: &VmView) -> Vec<(&'static str, String)> {
         ("memory", view.memory_bytes.map(size).unwrap_or_default()),
         ("cpus", view.cpus.map(|cpus| cpus.to_string()).unwrap_or_default()),
         ("snapshots", view.snapshots.to_string()),
+        (
+            "damaged",
+            view.damaged_snapshots.iter().map(|id| format!("snapshot {id}")).collect::<Vec<_>>().join("\n"),
+        ),
         ("current", view.current.clone().unwrap_or_default()),
         ("qmp", view.qmp.as_deref().map(shown).unwrap_or_default()),
         ("run", shown(&view.run)),

@@ -98,6 +98,8 @@ fn with_data() -> Vec<Hint> {
         Hint::UndoFailed { error: "no space".into() },
         Hint::InstallPackage { package: "ovmf".into() },
         Hint::OutputOfQemu { log: "/run/web/qemu.log".into() },
+        Hint::DamagedSnapshot { vm: vm(), id: "0123456789abcdef".into(), changed: false },
+        Hint::DamagedSnapshot { vm: vm(), id: "0123456789abcdef".into(), changed: true },
         Hint::IsThisTheRoot { root: "/srv/vms".into() },
     ]
 }

@@ -7,7 +7,7 @@ use crate::engine::{Held, Operation};
 use crate::error::Result;
 use crate::ids::SnapshotId;
 use crate::layers::clones::clones_of;
-use crate::layers::needs::readers;
+use crate::layers::needs::{Reader, readers};
 use crate::layers::qcow2;
 use crate::record::RECORD_VERSION;
 use crate::record::journal::{Overlay, RedoPlan};
@@ -27,7 +27,9 @@ impl Operation {
         let discard = !is_kept;
         let undo = if discard { None } else { Some(self.undo_point(held, old)?) };
         let undo_name = undo.as_ref().map(|manifest| format!("{}@{}", held.record.name, manifest.name));
-        let remove_layers = if discard { abandoned } else { Vec::new() };
+        // A manifest that can't be read may name any of them.
+        let may_go = held.snapshots.damaged.is_empty();
+        let remove_layers = if discard && may_go { abandoned } else { Vec::new() };
         for layer in &remove_layers {
             if let Some(disk) = record.disks.iter_mut().find(|disk| disk.name == layer.disk) {
                 disk.forget(&layer.layer);
@@ -90,11 +92,12 @@ pub(super) fn abandoned(request: &SnapshotRestore, held: &Held, plan: &Plan) -> 
     Ok(Abandoned { record, layers, is_kept })
 }
 
-/// The layers that neither the VM's present state nor a snapshot or clone reads through.
+/// The layers that neither the VM's present state nor a clone or a snapshot that can be read reads through.
 fn layers_without_reader(record: &VmRecord, held: &Held) -> Result<Vec<Overlay>> {
     let clones = clones_of(&held.folder, &record.id)?;
-    let readers = readers(record, &held.snapshots.0, &clones, &BTreeSet::new());
-    let unread = readers.into_iter().filter(|(_, readers)| readers.is_empty());
+    let readers = readers(record, &held.snapshots, &clones, &BTreeSet::new());
+    let is_known = |reader: &Reader| !matches!(reader, Reader::Damaged(_));
+    let unread = readers.into_iter().filter(|(_, readers)| !readers.iter().any(is_known));
     Ok(unread.map(|((disk, layer), _)| Overlay { disk, layer, parent: None }).collect())
 }
 

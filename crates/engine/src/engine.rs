@@ -234,11 +234,11 @@ impl Operation {
     fn existing(&self, name: &VmName) -> Result<VmFolder> {
         let folder = self.root.vm(name);
         match std::fs::metadata(folder.path()) {
-            Ok(_) => Ok(folder),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms))
+            Ok(_) if folder.is_a_vm() => Ok(folder),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(crate::root::file::io_error(&format!("cannot open VM '{name}'"), error))
             }
-            Err(error) => Err(crate::root::file::io_error(&format!("cannot open VM '{name}'"), error)),
+            _ => Err(Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms)),
         }
     }
 

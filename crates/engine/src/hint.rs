@@ -285,6 +285,8 @@ pub enum Hint {
     DisksOfOldSnapshot,
     /// The memory is damaged; the disks are whole.
     DisksOfDamagedSnapshot,
+    /// A memory image can be put back from a backup, or its snapshot deleted.
+    MissingImage,
     /// A check of the store tells which snapshots are damaged.
     CheckStore,
 }

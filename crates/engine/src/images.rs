@@ -2,6 +2,7 @@
 //! terms.
 
 use std::fs;
+use std::io::{ErrorKind as IoKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use vmrewind_store::{DirStorage, ImageId, Store, StoreError};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::hint::Hint;
-use crate::root::Root;
 use crate::root::file::io_error;
+use crate::root::{Root, VmFolder};
 
 /// Opens the store of a root.
 pub(crate) fn open_store(root: &Root) -> Result<Store> {
@@ -39,28 +40,64 @@ pub(crate) fn remove_image(store: &Store, image: &str) -> Result<u64> {
 /// which this function knows nothing, still keeps its image.
 pub(crate) fn unnamed_images(root: &Root, mut images: Vec<ImageId>) -> Result<Vec<ImageId>> {
     for folder in root.vm_folders()? {
-        let mut words = text_of(&folder.journal())?;
-        let seats = folder.seats().into_iter().map(|number| folder.at_seat(number).seat());
-        for path in [folder.path().to_owned(), folder.run()].into_iter().chain(seats) {
-            for file in json_files(&path)? {
-                words += &text_of(&file)?;
-            }
+        let named = names_in(&folder, &mut images);
+        // A folder that is nobody's need not be readable: it holds no VM, not even a deleted one.
+        if is_vmrewinds(&folder) {
+            named?;
         }
-        for manifest in json_files(&folder.snapshots())? {
-            words += &manifest.file_stem().unwrap_or_default().to_string_lossy();
-            words.push('\n');
-        }
-        images.retain(|image| !words.contains(image.as_str()));
     }
     Ok(images)
 }
 
-/// The content of a file; nothing where it is not there.
-fn text_of(path: &Path) -> Result<String> {
-    match fs::read(path) {
-        Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(io_error(&format!("cannot read '{}'", path.display()), error)),
+/// Whether a folder can be a VM, or one that is being made or deleted.
+fn is_vmrewinds(folder: &VmFolder) -> bool {
+    let name = folder.path().file_name().unwrap_or_default().to_string_lossy();
+    folder.name().is_some() || name.starts_with(".new-") || name.starts_with(".gone-")
+}
+
+/// Takes those away that are named in a VM's folder.
+fn names_in(folder: &VmFolder, images: &mut Vec<ImageId>) -> Result<()> {
+    mentioned(&folder.journal(), images)?;
+    let seats = folder.seats().into_iter().map(|number| folder.at_seat(number).seat());
+    for path in [folder.path().to_owned(), folder.run()].into_iter().chain(seats) {
+        for file in json_files(&path)? {
+            mentioned(&file, images)?;
+        }
+    }
+    for manifest in json_files(&folder.snapshots())? {
+        let name = manifest.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        images.retain(|image| !name.contains(image.as_str()));
+    }
+    Ok(())
+}
+
+/// Takes those away whose ids stand in a file; none where there is no such file.
+///
+/// In pieces, since a guest can write into the run folder as much as it likes. A pipe is not waited for.
+fn mentioned(path: &Path, images: &mut Vec<ImageId>) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    let cannot = |error| io_error(&format!("cannot read '{}'", path.display()), error);
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(error) if error.kind() != IoKind::NotFound => return Err(cannot(error)),
+        _ => return Ok(()),
+    }
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    };
+    let longest = images.iter().map(|image| image.as_str().len()).max().unwrap_or(0);
+    let mut words = Vec::new();
+    loop {
+        let read = (&mut file).take(PIECE as u64).read_to_end(&mut words).map_err(cannot)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&words);
+        images.retain(|image| !text.contains(image.as_str()));
+        // An id can lie across the border of two pieces.
+        words.drain(..words.len().saturating_sub(longest));
     }
 }
 
@@ -69,8 +106,10 @@ fn json_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let cannot = |error| io_error(&format!("cannot read '{}'", folder.display()), error);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        // A VM that is being made or deleted, or has not been started.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // A VM that is being made or deleted, or has not been started; a file where a folder could be.
+        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(cannot(error)),
     };
     let mut files = Vec::new();
@@ -138,10 +177,16 @@ mod tests {
         write("web/run/serve.json", r#"{"image":"aaaa000000000004"}"#);
         write(".gone-1/snapshots/aaaa000000000005.json", "{}");
         write("web/layers/disk/aaaa000000000006.qcow2", "");
+        // Across the border of what is read at a time; and what is no file.
+        write("web/run/large.json", &format!("{}aaaa000000000008", " ".repeat((1 << 20) - 7)));
+        fs::create_dir(folder.path().join("vms/web/folder.json")).unwrap();
+        let pipe = folder.path().join("vms/web/run/pipe.json");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        fs::write(folder.path().join("vms/stray"), "aaaa000000000007").unwrap();
         let images = |numbers: std::ops::RangeInclusive<u32>| {
             numbers.map(|n| ImageId::new(format!("aaaa{n:012}")).unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(unnamed_images(&root, images(1..=7)).unwrap(), images(6..=7));
+        assert_eq!(unnamed_images(&root, images(1..=8)).unwrap(), images(6..=7));
     }
 
     /// Guards what a program makes of an error: each of the store's has the kind, and the advice, that says what can be done.

@@ -185,6 +185,9 @@ pub(crate) fn hint(hint: &Hint) -> String {
         Hint::DisksOfDamagedSnapshot => {
             "this memory image can't be used; the snapshot's disks can still be (docs/format.md)".into()
         }
+        Hint::MissingImage => {
+            "put the file back into the store from a backup, or delete those snapshots, then try again".into()
+        }
         Hint::CheckStore => {
             "`vmrewind check` shows which snapshots are damaged; delete those, then try again".into()
         }

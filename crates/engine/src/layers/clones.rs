@@ -11,9 +11,10 @@ use crate::error::{ErrorKind, Result};
 use crate::ids::{LayerId, SnapshotId, VmId};
 use crate::layers::qcow2;
 use crate::record::RECORD_VERSION;
+use crate::record::snapshot::Manifest;
 use crate::record::vm::{BaseLayer, CloneOrigin, DiskRecord, VmRecord};
-use crate::root::VmFolder;
 use crate::root::file::io_error;
+use crate::root::{VmFolder, may_be_dir};
 use crate::vm_lock::VmLock;
 
 /// A clone of a VM, as far as it needs that VM.
@@ -25,14 +26,23 @@ pub(crate) struct CloneOf {
     pub(crate) snapshot: Option<SnapshotId>,
     /// Disks and frozen layers of the parent on which its disks lie.
     pub(crate) layers: Vec<(String, LayerId)>,
-    /// Whether its first start will read the snapshot's memory.
+    /// Whether its first start will read the snapshot's memory, or may.
     pub(crate) needs_memory: bool,
 }
 
 impl CloneOf {
-    /// Whether the clone can't do without this snapshot's memory.
-    pub(crate) fn needs_memory_of(&self, snapshot: &SnapshotId) -> bool {
-        self.needs_memory && self.snapshot.as_ref() == Some(snapshot)
+    /// Whether the clone can't do without this snapshot's memory, or may not be able to: of one whose record can't be read its
+    /// layers tell which snapshot it was made of. `manifest` is none where that one can't be read either.
+    pub(crate) fn needs_memory_of(&self, snapshot: &SnapshotId, manifest: Option<&Manifest>) -> bool {
+        self.needs_memory
+            && match (&self.snapshot, manifest) {
+                (Some(origin), _) => origin == snapshot,
+                (None, None) => true,
+                (None, Some(manifest)) => manifest
+                    .disks
+                    .iter()
+                    .all(|disk| self.layers.contains(&(disk.name.clone(), disk.layer.clone()))),
+            }
     }
 }
 
@@ -49,7 +59,7 @@ pub(crate) fn clones_of(parent: &VmFolder, id: &VmId) -> Result<Vec<CloneOf>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let folder = parent.beside(&entry.file_name());
         let is_draft = name.starts_with(".new-") && is_being_made(&folder);
-        if name.starts_with('.') && !is_draft {
+        if !may_be_dir(folder.path()) || name.starts_with('.') && !is_draft {
             continue;
         }
         clones.extend(clone_of(&folder, &name, parent, id)?);
@@ -61,7 +71,8 @@ pub(crate) fn clones_of(parent: &VmFolder, id: &VmId) -> Result<Vec<CloneOf>> {
 fn clone_of(folder: &VmFolder, name: &str, parent: &VmFolder, id: &VmId) -> Result<Option<CloneOf>> {
     let record: VmRecord = match folder.files().read_json(&folder.record(), RECORD_VERSION) {
         Ok(Some(record)) => record,
-        Ok(None) => return Ok(None),
+        // A VM that has lost its record lies on its layers all the same.
+        Ok(None) => return Ok(clone_by_headers(folder, name, parent)),
         Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Refused) => {
             return Ok(clone_by_headers(folder, name, parent));
         }
@@ -73,10 +84,13 @@ fn clone_of(folder: &VmFolder, name: &str, parent: &VmFolder, id: &VmId) -> Resu
     };
     let layers: Vec<_> = record.disks.iter().filter_map(on_parent).collect();
     let origin = record.origin.as_ref().filter(|origin: &&CloneOrigin| origin.vm_id == *id);
-    let Some(snapshot) = origin.map(|origin| origin.snapshot_id.clone()) else { return Ok(None) };
+    let snapshot = origin.map(|origin| origin.snapshot_id.clone());
+    if snapshot.is_none() && layers.is_empty() {
+        return Ok(None);
+    }
     Ok(Some(CloneOf {
         name: record.name.to_string(),
-        snapshot: Some(snapshot),
+        snapshot,
         layers,
         needs_memory: record.first_start.is_some(),
     }))
@@ -98,6 +112,7 @@ fn clone_by_headers(folder: &VmFolder, name: &str, parent: &VmFolder) -> Option<
         name: name.to_owned(),
         snapshot: None,
         layers,
-        needs_memory: false,
+        // It can be one that was never started.
+        needs_memory: true,
     })
 }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -64,8 +64,16 @@ pub(crate) fn has_data(path: &Path) -> Result<bool> {
     header.has_data(&file).map_err(|error| Unreadable::Io(error).of(path))
 }
 
+/// Opens an image. A pipe is not waited for: it is none.
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| io_error(&format!("cannot open image '{}'", path.display()), error))
+    let cannot = |error| io_error(&format!("cannot open image '{}'", path.display()), error);
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(cannot)?;
+    let kind = file.metadata().map_err(cannot)?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(file);
+    }
+    Err(Error::damaged(format!("'{}' is neither a file nor a block device", path.display())))
 }
 
 /// Where an image is read from: a file, or bytes in a test.

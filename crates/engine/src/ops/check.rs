@@ -9,6 +9,7 @@ use vmrewind_store::{CheckOptions, ImageId, Progress};
 use crate::context::{Context, Work};
 use crate::engine::Operation;
 use crate::error::{ErrorKind, Result};
+use crate::ids::VmName;
 use crate::images::{image_id, store_error};
 use crate::record::snapshot::Manifest;
 use crate::record::snapshots::{DamagedManifest, Snapshots};
@@ -48,7 +49,7 @@ pub struct DamageView {
 }
 
 /// For each memory image the snapshots that name it, `VM@NAME`.
-type Names = BTreeMap<ImageId, Vec<String>>;
+pub(super) type Names = BTreeMap<ImageId, Vec<String>>;
 
 impl Operation {
     /// Checks the store's structure, and with `read_data` every byte of it. Damage is a result, not an error.
@@ -87,15 +88,15 @@ impl Operation {
         })
     }
 
-    /// Images that a snapshot names and the store does not have.
-    fn missing_images(&self, names: &Names) -> Result<Vec<DamageView>> {
+    /// Images that a snapshot names and the store does not have, which was asked for them after `names` were read.
+    pub(super) fn missing_images(&self, names: &Names) -> Result<Vec<DamageView>> {
         let present =
             self.store.images().map_err(|error| store_error("cannot list the store's images", error))?;
         let mut missing: Names = names.clone();
         missing.retain(|image, _| !present.contains(image));
         if !missing.is_empty() {
             // Of a snapshot that was deleted meanwhile the image is gone, too.
-            let (names_now, _) = self.snapshots_by_image()?;
+            let names_now = self.named_images()?;
             missing.retain(|image, _| names_now.contains_key(image));
         }
         let view = |(image, snapshots)| {
@@ -103,6 +104,16 @@ impl Operation {
             DamageView { what, objects: 0, snapshots }
         };
         Ok(missing.into_iter().map(view).collect())
+    }
+
+    /// For each memory image the snapshots that name it, as far as VMs can be read without waiting for anybody.
+    pub(super) fn named_images(&self) -> Result<Names> {
+        let mut names = Names::new();
+        for vm in self.root.vm_names()? {
+            let snapshots = Snapshots::load(&self.root.vm(&vm)).unwrap_or_default();
+            add_names(&mut names, &vm, snapshots.sound)?;
+        }
+        Ok(names)
     }
 
     /// For each memory image the snapshots that name it; and what of VMs and their snapshots can't be read, as damage.
@@ -120,11 +131,7 @@ impl Operation {
                 }
                 Err(error) => return Err(error),
             };
-            for Manifest { name, memory, .. } in snapshots.sound {
-                if let Some(memory) = memory {
-                    names.entry(image_id(&memory.image)?).or_default().push(format!("{vm}@{name}"));
-                }
-            }
+            add_names(&mut names, &vm, snapshots.sound)?;
             for DamagedManifest { id, why, .. } in snapshots.damaged {
                 // Without its name the snapshot is known by its id, as its file and its image are.
                 let what = format!("the manifest of snapshot {id} of VM '{vm}' can't be read: {why}");
@@ -133,6 +140,15 @@ impl Operation {
         }
         Ok((names, damage))
     }
+}
+
+fn add_names(names: &mut Names, vm: &VmName, manifests: Vec<Manifest>) -> Result<()> {
+    for Manifest { name, memory, .. } in manifests {
+        if let Some(memory) = memory {
+            names.entry(image_id(&memory.image)?).or_default().push(format!("{vm}@{name}"));
+        }
+    }
+    Ok(())
 }
 
 /// Tells of progress, and asks whether to go on.

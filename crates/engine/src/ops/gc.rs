@@ -2,6 +2,9 @@
 //!
 //! Plan: which images nobody names, and what in the packs no image needs. Apply: the store does it, beside captures and
 //! restores. No VM is held: an image is named by a journal before it is begun, and by a manifest before that journal goes.
+//!
+//! An image that a snapshot names and that is not there is damage: what it needs can't be told, and its file may be put back.
+//! Nothing is freed then.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -85,6 +88,7 @@ impl Operation {
 
     fn plan_gc(&self) -> Result<GcPlan> {
         let cannot = |error| store_error("cannot list the store's images", error);
+        self.refuse_missing_images()?;
         // Listed first: see `unnamed_images`.
         let images = self.store.images().map_err(cannot)?;
         // Twice, since a listing of a folder can miss a manifest that is replaced at that moment.
@@ -102,6 +106,19 @@ impl Operation {
                 store_error("cannot work out what no snapshot needs", error)
             },
         )
+    }
+}
+
+impl Operation {
+    /// Fails where an image is gone whose snapshot is not.
+    fn refuse_missing_images(&self) -> Result<()> {
+        let missing = self.missing_images(&self.named_images()?)?;
+        let told = missing.iter().map(|one| format!("{} ({})", one.what, one.snapshots.join(", ")));
+        match told.collect::<Vec<_>>().join("; ") {
+            none if none.is_empty() => Ok(()),
+            all => Err(Error::damaged(format!("it can't be told what snapshots need of the store: {all}"))
+                .with_hint(Hint::MissingImage)),
+        }
     }
 }
 

@@ -196,7 +196,7 @@ fn name_of(held: &Held, id: &SnapshotId) -> String {
 
 /// Refuses a snapshot whose memory the first start of a clone is to go on with.
 fn refuse_cloned(held: &Held, id: &SnapshotId, clones: &[CloneOf]) -> Result<()> {
-    let needed = clones.iter().filter(|clone| clone.needs_memory_of(id));
+    let needed = clones.iter().filter(|clone| clone.needs_memory_of(id, held.snapshots.by_id(id)));
     let names: Vec<String> = needed.map(|clone| format!("'{}'", clone.name)).collect();
     if names.is_empty() {
         return Ok(());

@@ -40,7 +40,7 @@ impl Operation {
                 }
                 seen => seen?,
             };
-            list(&mut listing, &mut images, &seen, undo)?;
+            list(&mut listing, &mut images, &seen, undo);
         }
         self.add_usage(listing.items.iter_mut().zip(images.iter().map(String::as_str)));
         Ok(listing)
@@ -55,13 +55,13 @@ impl Operation {
         let manifest = seen.snapshots.by_name(&seen.record, &address.snapshot)?;
         let mut view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, manifest);
         self.add_usage([(&mut view, image_of(manifest).as_str())].into_iter());
-        Ok(with_clones(view, &clones_of(&seen.folder, &seen.record.id)?))
+        Ok(with_clones(view, &clones(&seen)))
     }
 }
 
 /// Adds the snapshots of one VM.
-fn list(listing: &mut SnapshotListing, images: &mut Vec<String>, seen: &Seen, undo: bool) -> Result<()> {
-    let clones = clones_of(&seen.folder, &seen.record.id)?;
+fn list(listing: &mut SnapshotListing, images: &mut Vec<String>, seen: &Seen, undo: bool) {
+    let clones = clones(seen);
     for snapshot in &seen.snapshots.sound {
         if undo || snapshot.origin == Origin::User {
             let view = SnapshotView::of(&seen.folder, &seen.record, &seen.snapshots, snapshot);
@@ -71,7 +71,11 @@ fn list(listing: &mut SnapshotListing, images: &mut Vec<String>, seen: &Seen, un
     }
     let damaged = seen.snapshots.damaged.iter();
     listing.damaged.extend(damaged.map(|manifest| DamagedSnapshot::of(&seen.record, manifest)));
-    Ok(())
+}
+
+/// The VM's clones, as far as the other VMs of the root can be read: nothing is decided by a list.
+fn clones(seen: &Seen) -> Vec<CloneOf> {
+    clones_of(&seen.folder, &seen.record.id).unwrap_or_default()
 }
 
 /// The memory image of a snapshot; empty where it has no memory.

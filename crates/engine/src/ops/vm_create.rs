@@ -97,12 +97,16 @@ impl Operation {
     }
 
     pub(crate) fn check_name_free(&self, name: &VmName) -> Result<()> {
-        if self.root.vm(name).path().exists() {
-            return Err(
-                Error::refused(format!("there is a VM '{name}' already")).with_hint(Hint::VmNameTaken)
-            );
+        let folder = self.root.vm(name);
+        if fs::symlink_metadata(folder.path()).is_err() {
+            return Ok(());
         }
-        Ok(())
+        let taken = if folder.is_a_vm() {
+            format!("there is a VM '{name}' already")
+        } else {
+            format!("'{}' is no VM, and in the way of one", folder.path().display())
+        };
+        Err(Error::refused(taken).with_hint(Hint::VmNameTaken))
     }
 
     /// Fills the draft folder.

@@ -53,10 +53,17 @@ impl Snapshots {
     /// Reads all manifests of the VM in `folder`.
     ///
     /// # Errors
-    /// `Failed` where the folder of manifests can't be read. A manifest that can't be is no error.
+    /// `Damaged` where the folder of manifests is missing, `Failed` where it can't be read. A manifest that can't be is no
+    /// error.
     pub(crate) fn load(folder: &VmFolder) -> Result<Self> {
+        let path = folder.snapshots();
+        // Were it taken for empty, layers would go that its manifests named.
+        if matches!(std::fs::metadata(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            let missing = format!("the folder of manifests '{}' is missing", path.display());
+            return Err(Error::damaged(missing).with_hint(Hint::PutFileBack));
+        }
         let mut snapshots = Self::default();
-        for path in folder.files().list(&folder.snapshots())? {
+        for path in folder.files().list(&path)? {
             let Some(id) = id_of(&path) else { continue };
             match read(folder.files(), &path, &id) {
                 Ok(manifest) => snapshots.sound.extend(manifest),

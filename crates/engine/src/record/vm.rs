@@ -155,10 +155,13 @@ impl VmRecord {
     /// `NotFound` where there is no such VM, `Damaged` for a record that can't be read.
     pub(crate) fn load(folder: &VmFolder, name: &VmName) -> Result<Self> {
         let path = folder.record();
-        let mut record: Self = folder
-            .files()
-            .read_json(&path, RECORD_VERSION)?
-            .ok_or_else(|| Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms))?;
+        let mut record: Self = folder.files().read_json(&path, RECORD_VERSION)?.ok_or_else(|| {
+            if folder.is_a_vm() {
+                return Error::damaged(format!("'{}' is missing", path.display()))
+                    .with_hint(Hint::PutRecordBack);
+            }
+            Error::not_found(format!("there is no VM '{name}'")).with_hint(Hint::ListVms)
+        })?;
         record.check(&path, name)?;
         record.place_bases(folder);
         Ok(record)

@@ -7,7 +7,7 @@
 //!      flat/
 //! ```
 //! A VM's folder appears whole by one rename and goes by one rename (to `vms/.gone-ID`, then removed); folders whose
-//! name starts with `.` are such left-overs and are never VMs.
+//! name starts with `.` are such left-overs and are never VMs. What else lies in `vms` is somebody's, and passed over.
 
 pub(crate) mod checksum;
 pub(crate) mod file;
@@ -190,15 +190,24 @@ impl Root {
     /// The folders of all VMs, of those too that are being made or deleted.
     pub(crate) fn vm_folders(&self) -> Result<Vec<VmFolder>> {
         let folder = |path| VmFolder { path, files: self.files.clone(), seat: None };
-        Ok(self.files.list(&self.vms())?.into_iter().map(folder).collect())
+        let entries = self.files.list(&self.vms())?;
+        Ok(entries.into_iter().filter(|path| may_be_dir(path)).map(folder).collect())
     }
 
     /// The names of all VMs, sorted.
     pub(crate) fn vm_names(&self) -> Result<Vec<VmName>> {
-        let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
-        let mut names: Vec<VmName> = self.files.list(&self.vms())?.into_iter().filter_map(name).collect();
+        let mut names: Vec<VmName> =
+            self.vm_folders()?.iter().filter(|folder| folder.is_a_vm()).filter_map(VmFolder::name).collect();
         names.sort();
         Ok(names)
+    }
+}
+
+/// Whether something is a folder. What can't be looked at may be one: who goes in will be told why it can't be.
+pub(crate) fn may_be_dir(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }
 
@@ -291,6 +300,17 @@ impl VmFolder {
     /// What the link to a seat holds.
     pub(crate) fn seat_target(number: SeatNumber) -> PathBuf {
         Path::new(SEATS).join(number.to_string())
+    }
+
+    /// The VM that it is named after.
+    pub(crate) fn name(&self) -> Option<VmName> {
+        self.path.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// Whether there is a VM, or what is left of one that has lost its record: anything else is a stray folder.
+    pub(crate) fn is_a_vm(&self) -> bool {
+        let parts = [self.record(), self.snapshots(), self.path.join("layers")];
+        parts.iter().any(|part| fs::symlink_metadata(part).is_ok())
     }
 
     /// Removes what dead commands left of files that they were writing. Failures can wait.

@@ -157,3 +157,117 @@ fn a_manifest_of_a_newer_format_is_kept() {
     assert!(error.causes()[0].contains("version 2"), "{error:?}");
     assert!(hurt.manifest.exists());
 }
+
+/// What every command says of a root: the VMs that can be read, after one of each was done to `web`.
+fn all_work(world: &mut World, what: &str) {
+    let root = world.root();
+    let command = || next_command(&root);
+    world.snapshot("web", "new");
+    world.restore("web@new", true).unwrap();
+    world.clones("web@new", "twin", 1);
+    command().snapshot_verify(&address("web@new")).unwrap();
+    command().vm_delete(&vm("twin-1"), false).unwrap();
+    world.restore("web@a", true).unwrap();
+    command().snapshot_delete(&[address("web@new")]).unwrap();
+    command().usage(&[]).unwrap();
+    command().gc().unwrap_or_else(|error| panic!("{what}: {error} {:?}", error.causes()));
+    world.create("other");
+    command().vm_delete(&vm("other"), false).unwrap();
+}
+
+/// Guards a root from what else is put into its folders: by an editor, a file system, a hand that slips.
+#[test]
+fn strays_are_in_nobody_s_way() {
+    let mut world = World::with_a_snapshot();
+    let root = world.root();
+    let file = |path: &str| fs::write(root.join(path), "not ours").unwrap();
+    let folder = |path: &str| fs::create_dir_all(root.join(path)).unwrap();
+    let link = |path: &str| std::os::unix::fs::symlink("/nowhere", root.join(path)).unwrap();
+    let pipe = |path: &str| {
+        assert!(std::process::Command::new("mkfifo").arg(root.join(path)).status().unwrap().success());
+    };
+    let disk = fs::read_dir(root.join("vms/web/layers")).unwrap().next().unwrap().unwrap().path();
+    let disk = disk.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    for path in ["vms", "vms/web", "vms/web/snapshots", "vms/web/layers", &disk, "store", "flat"] {
+        folder(path);
+        file(&format!("{path}/notes.txt"));
+        file(&format!("{path}/notes.json"));
+        folder(&format!("{path}/lost+found"));
+        folder(&format!("{path}/backup/deeper"));
+        folder(&format!("{path}/dir.json"));
+        link(&format!("{path}/link"));
+        pipe(&format!("{path}/pipe.json"));
+        pipe(&format!("{path}/pipe"));
+    }
+    pipe(&format!("{disk}/pipe.qcow2"));
+    file("store/00000000000000aa.part");
+    let listed = next_command(&root).vm_list().unwrap();
+    let names: Vec<_> = listed.items.iter().map(|view| view.name.as_str()).collect();
+    assert_eq!((names, listed.unreadable.len()), (vec!["web"], 0));
+    let snapshots = next_command(&root).snapshot_list(None, true).unwrap();
+    assert!(snapshots.unreadable.is_empty() && snapshots.damaged.is_empty(), "{snapshots:?}");
+    let check = next_command(&root).check(true).unwrap();
+    assert!(check.ok, "{check:?}");
+    all_work(&mut world, "strays");
+    for stray in ["notes.txt", "backup", "link"] {
+        let error = next_command(&root).vm_show(&vm(stray)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{stray}");
+        let error = next_command(&root).snapshot_list(Some(&vm(stray)), true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{stray}");
+        let error = world.try_create(stray).unwrap_err();
+        assert!(error.to_string().contains("is no VM, and in the way"), "{error}");
+    }
+    assert!(!root.join("vms/backup/lock").exists(), "a stray folder was taken for a VM's");
+    next_command(&root).vm_delete(&vm("web"), false).unwrap();
+    assert!(root.join("vms/notes.txt").exists());
+}
+
+/// Guards all VMs from one whose record is damaged, or gone; and what that one reads of theirs.
+#[test]
+fn a_vm_without_its_record_takes_no_other() {
+    let breaks: [(&str, fn(&Path)); 4] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("cut off", |path| fs::write(path, "{\"version\": 1").unwrap()),
+        ("another VM's", |path| {
+            let text = fs::read_to_string(path).unwrap().replace("lost-1", "other");
+            fs::write(path, text).unwrap();
+        }),
+        ("newer", |path| fs::write(path, "{\"version\": 99}").unwrap()),
+    ];
+    for (what, damage) in breaks {
+        let mut world = World::with_a_snapshot();
+        world.clones("web@a", "lost", 1);
+        let root = world.root();
+        let record = root.join("vms/lost-1/vm.json");
+        let whole = fs::read(&record).unwrap();
+        damage(&record);
+        let listed = next_command(&root).vm_list().unwrap();
+        let states: Vec<_> =
+            listed.items.iter().map(|view| (view.name.as_str(), view.state.as_str())).collect();
+        let state = if what == "newer" { "unreadable" } else { "damaged" };
+        assert_eq!(states, [("lost-1", state), ("web", "stopped")], "{what}");
+        let check = next_command(&root).check(false).unwrap();
+        assert!(!check.ok && format!("{check:?}").contains("vm.json"), "{what}: {check:?}");
+        all_work(&mut world, what);
+        // Its layers lie on those of the snapshot that it was made of.
+        let error = next_command(&root).snapshot_delete(&[address("web@a")]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{what}: {error}");
+        assert!(error.to_string().contains("lost-1"), "{what}: {error}");
+        let error = next_command(&root).vm_delete(&vm("web"), false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{what}: {error}");
+        fs::write(&record, whole).unwrap();
+        next_command(&root).vm_delete(&vm("lost-1"), false).unwrap();
+        next_command(&root).vm_delete(&vm("web"), false).unwrap();
+    }
+}
+
+/// Guards layers from a folder of manifests that is gone: nothing says what they are needed for.
+#[test]
+fn lost_manifests_are_not_taken_for_none() {
+    let mut world = World::with_a_snapshot();
+    let (folder, aside) = (world.root().join("vms/web/snapshots"), world.root().join("vms/web/aside"));
+    fs::rename(&folder, &aside).unwrap();
+    assert_eq!(world.try_snapshot("web", "b").unwrap_err().kind(), ErrorKind::Damaged);
+    fs::rename(&aside, &folder).unwrap();
+    world.snapshot("web", "b");
+}

@@ -125,6 +125,10 @@ impl World {
     }
 
     pub(crate) fn create(&mut self, name: &str) {
+        self.try_create(name).expect("created");
+    }
+
+    pub(crate) fn try_create(&mut self, name: &str) -> vmrewind_engine::Result<()> {
         let disk = format!("file={},if=virtio,format=raw", self.base().display());
         let words = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", "32", "-drive", &disk];
         let request = VmCreate {
@@ -133,7 +137,7 @@ impl World {
             trust_backing: false,
             working_dir: self.dir.path().to_owned(),
         };
-        self.operation().vm_create(&request).expect("created");
+        self.operation().vm_create(&request).map(drop)
     }
 
     pub(crate) fn snapshot(&mut self, name: &str, snapshot: &str) {

@@ -67,6 +67,7 @@ const PLAIN: &[Hint] = &[
     Hint::PutBaseBack,
     Hint::DisksOfOldSnapshot,
     Hint::DisksOfDamagedSnapshot,
+    Hint::MissingImage,
     Hint::CheckStore,
 ];
 

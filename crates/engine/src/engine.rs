@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::ids::{LayerId, VmName};
 use crate::images::open_store;
 use crate::journaled::Ledger;
+use crate::layers::frozen;
 use crate::lazy;
 use crate::migration;
 use crate::record::journal::Journal;
@@ -75,22 +76,15 @@ pub(crate) struct Seen {
 }
 
 impl Held {
-    /// Fails where a layer between this one and the base is missing.
+    /// Fails where a layer between this one and the base is missing, or not what it was.
     ///
     /// # Errors
     /// `Damaged`, naming it.
     pub(crate) fn check_chain(&self, disk: &str, layer: &LayerId) -> Result<()> {
-        let damaged = |what: String| Err(Error::damaged(what).with_hint(Hint::PutFileBack));
-        let Some(record) = self.record.disk(disk) else {
-            return damaged(format!("the VM has no disk '{disk}'"));
-        };
-        let Some(chain) = record.chain(layer) else {
-            return damaged(format!("disk '{disk}' has no record of layer {layer}"));
-        };
-        match chain.iter().map(|layer| self.folder.layer(disk, layer)).find(|path| !path.exists()) {
-            Some(missing) => damaged(format!("layer '{}' is missing", missing.display())),
-            None => Ok(()),
-        }
+        let record = self.record.disk(disk).ok_or_else(|| {
+            Error::damaged(format!("the VM has no disk '{disk}'")).with_hint(Hint::PutFileBack)
+        })?;
+        frozen::check_chain(&self.folder, record, layer)
     }
 }
 
@@ -170,6 +164,8 @@ impl Operation {
     pub(crate) fn hold(&self, name: &VmName) -> Result<Held> {
         let HeldVm { folder, record, lock } = self.hold_vm(name)?;
         let snapshots = Snapshots::load(&folder)?;
+        // What manifests name is never written, nor taken for unused, on the word of a record that is older.
+        frozen::check_not_older(&folder, &record, &snapshots)?;
         Ok(Held { folder, record, snapshots, _lock: lock })
     }
 

@@ -277,6 +277,28 @@ pub enum Hint {
     ChangedRecord,
     /// A file of a disk can be put back from a backup.
     PutFileBack,
+    /// The same; or the VM's record can be made to take it as it is.
+    DamagedLayer {
+        /// The VM.
+        vm: String,
+    },
+    /// The layer that a VM is to write has to be named.
+    ChooseLayer {
+        /// The VM.
+        vm: String,
+        /// Which it can be.
+        layers: Vec<String>,
+    },
+    /// The VM has to be stopped, and its record can't be relied on.
+    StopByForce {
+        /// Which.
+        vm: String,
+    },
+    /// The VM's record can be made anew from its snapshots and layers.
+    RepairVm {
+        /// The VM.
+        vm: String,
+    },
     /// Another VM uses the image.
     ShutOtherVm,
     /// The base image has to be as it was.

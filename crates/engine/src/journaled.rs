@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::LayerId;
 use crate::images::{remove_image, store_error};
-use crate::layers::qcow2;
+use crate::layers::{frozen, qcow2};
 use crate::lazy;
 use crate::migration::put_back_or_owe;
 use crate::monitor::{Monitor, stands_still_for_us};
@@ -75,7 +75,7 @@ impl Ledger<'_> {
     /// # Errors
     /// `Partial` where it is decided but not complete; any other where it is not decided.
     pub(crate) fn commit(&self, operation: &str, plan: &RedoPlan) -> Result<()> {
-        self.sync_layers(plan)?;
+        let plan = &self.frozen(plan)?;
         let phase = Phase::Commit(Box::new(plan.clone()));
         let saved = Journal::new(operation, self.ctx.now(), phase).save(self.folder);
         // A journal that can't be read may be the new one: nothing is known to be undecided then.
@@ -260,7 +260,8 @@ impl Ledger<'_> {
             self.retire(succession, &plan.record)?;
         }
         for id in &plan.remove {
-            self.folder.files().remove_file(&self.folder.manifest(id))?;
+            // One that is damaged can be anything, a folder too.
+            self.folder.files().remove_tree(&self.folder.manifest(id))?;
             self.folder.files().remove_file(&self.folder.working_set(id))?;
         }
         self.folder.files().sync_dir(&self.folder.snapshots())?;
@@ -285,10 +286,14 @@ impl Ledger<'_> {
         self.store.sweep(|_| false).map(drop).map_err(|error| store_error("cannot tidy the store up", error))
     }
 
-    /// Makes the layers that new manifests name durable, before the journal promises them.
-    fn sync_layers(&self, plan: &RedoPlan) -> Result<()> {
+    /// Makes the layers that new manifests name durable, before the journal promises them, and puts down in the plan's record
+    /// how they look from now on.
+    ///
+    /// In this order: the time of a file's last write lasts with its sync. A layer that no manifest names gets no mark.
+    fn frozen(&self, plan: &RedoPlan) -> Result<RedoPlan> {
+        let mut plan = plan.clone();
         if plan.write.is_empty() {
-            return Ok(());
+            return Ok(plan);
         }
         // One that can't be read promises nothing: its layers are synced once more.
         let earlier = Snapshots::load(self.folder)?.sound;
@@ -297,11 +302,17 @@ impl Ledger<'_> {
                 let cannot = format!("cannot keep disk '{}' of '{}'", disk.name, manifest.name);
                 for layer in unpromised(&plan.record, &earlier, disk) {
                     let synced = self.folder.files().sync_file(&self.folder.layer(&disk.name, &layer));
-                    synced.map_err(|error| error.while_doing(cannot.clone()))?;
+                    let mark = synced.and_then(|()| frozen::mark(self.folder, &disk.name, &layer));
+                    let mark = mark.map_err(|error| error.while_doing(cannot.clone()))?;
+                    let disks = plan.record.disks.iter_mut().filter(|record| record.name == disk.name);
+                    let mut layers = disks.flat_map(|record| &mut record.layers);
+                    if let Some(record) = layers.find(|record| record.id == layer) {
+                        record.frozen.get_or_insert(mark);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(plan)
     }
 
     /// Makes the layers of a snapshot read-only: a reminder for people and programs, since QEMU never writes them.
@@ -314,7 +325,8 @@ impl Ledger<'_> {
 }
 
 /// The layers of a snapshot's disk that no earlier snapshot has had synced, from the top. Not only the top one: below
-/// it can lie layers that the undoing of a capture has kept, and which QEMU need not have flushed (`cache=unsafe`).
+/// it can lie layers that the undoing of a capture has kept, and which QEMU need not have flushed (`cache=unsafe`). So are
+/// those that an older vmrewind had synced and put nothing down of.
 fn unpromised(record: &VmRecord, earlier: &[Manifest], frozen: &FrozenDisk) -> Vec<LayerId> {
     let chain = record.disk(&frozen.name).and_then(|disk| disk.chain(&frozen.layer));
     let is_promised = |layer: &LayerId| {
@@ -322,7 +334,11 @@ fn unpromised(record: &VmRecord, earlier: &[Manifest], frozen: &FrozenDisk) -> V
         disks.any(|disk| disk.name == frozen.name && disk.layer == *layer)
     };
     let chain = chain.unwrap_or_else(|| vec![frozen.layer.clone()]);
-    chain.into_iter().take_while(|layer| !is_promised(layer)).collect()
+    let is_marked = |layer: &LayerId| {
+        let mut layers = record.disk(&frozen.name).into_iter().flat_map(|disk| &disk.layers);
+        layers.any(|record| record.id == *layer && record.frozen.is_some())
+    };
+    chain.into_iter().filter(|layer| !is_promised(layer) || !is_marked(layer)).collect()
 }
 
 /// Lets the guest go of the QEMU that ran before a restore. One that the restore had told to end is waited for.

@@ -80,6 +80,7 @@ pub use ops::vm_clone::VmClone;
 pub use ops::vm_create::{Configuration, NewMachine, VmCreate};
 pub use ops::vm_delete::VmDeletePlan;
 pub use ops::vm_link::{LinkView, VmLink};
+pub use ops::vm_repair::{RepairView, VmRepair};
 pub use ops::vm_start::VmStart;
 pub use ops::vm_stop::VmStop;
 pub use patience::Patience;

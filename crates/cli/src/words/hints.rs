@@ -171,6 +171,18 @@ pub(crate) fn hint(hint: &Hint) -> String {
                 .into()
         }
         Hint::PutFileBack => "put the file back from a backup; docs/format.md says what belongs where".into(),
+        Hint::DamagedLayer { vm } => format!(
+            "put the file back from a backup, with its modification time (`cp -p`); if it holds what it should, \
+             `vmrewind vm repair {vm}` takes the layers as they are"
+        ),
+        Hint::RepairVm { vm } => format!(
+            "put the newest vm.json back from a backup, or `vmrewind vm repair {vm}` makes it anew from snapshots and layers \
+             (--dry-run shows it)"
+        ),
+        Hint::ChooseLayer { vm, layers } => format!(
+            "say which with `vmrewind vm repair {vm} --active LAYER`: {}", layers.join(", ")
+        ),
+        Hint::StopByForce { vm } => format!("stop it first: `vmrewind vm stop {vm}`, with --force where that fails"),
         Hint::ShutOtherVm => "shut the other VM down first: two writers would destroy the image".into(),
         Hint::PutBaseBack => {
             "every snapshot of this VM reads through it: put the old file back (with its modification time, `cp -p`), \

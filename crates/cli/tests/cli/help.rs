@@ -14,6 +14,7 @@ const COMMANDS: &[&str] = &[
     "vm show",
     "vm delete",
     "vm link",
+    "vm repair",
     "vm console",
     "snapshot",
     "snapshot create",

@@ -156,7 +156,8 @@ fn pointer(request: &BaseRequest<'_>, kind: &str, target: &str) -> Error {
 /// # Errors
 /// `Refused` where size or modification time differ, `Failed` where the file is gone.
 pub(crate) fn check_unchanged(disk: &str, base: &BaseRecord) -> Result<()> {
-    let Some(expected) = base.file else { return Ok(()) };
+    // Another VM's layer is looked at with all that are below this VM's (`frozen.rs`).
+    let Some(expected) = base.file.filter(|_| base.layer.is_none()) else { return Ok(()) };
     let metadata = std::fs::metadata(&base.location).map_err(|error| {
         io_error(&format!("disk '{disk}': base image '{}' can't be used", base.location), error)
     })?;
@@ -165,7 +166,7 @@ pub(crate) fn check_unchanged(disk: &str, base: &BaseRecord) -> Result<()> {
         return Ok(());
     }
     let change = if found.bytes == expected.bytes {
-        "it was written to (its modification time is newer)".to_owned()
+        format!("it was last written at {}, and now says {}", expected.modified(), found.modified())
     } else {
         format!("it had {} bytes and now has {}", expected.bytes, found.bytes)
     };
@@ -199,7 +200,8 @@ pub(crate) fn of_layer(folder: &VmFolder, layer: BaseLayer) -> Result<BaseRecord
     })
 }
 
-fn file_mark(metadata: &std::fs::Metadata) -> FileMark {
+/// How a file looks.
+pub(crate) fn file_mark(metadata: &std::fs::Metadata) -> FileMark {
     FileMark {
         bytes: metadata.len(),
         modified_s: metadata.mtime(),

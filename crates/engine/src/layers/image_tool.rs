@@ -5,6 +5,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::error::{Error, Result, ToolError};
 use crate::hint::Hint;
 use crate::root::file::io_error;
@@ -56,10 +58,16 @@ fn run_check(path: &Path, options: &[&str]) -> Result<()> {
     const CORRUPT: i32 = 2;
     const LEAKED: i32 = 3;
     let doing = format!("cannot check layer '{}'", path.display());
+    // Without the files below: to open them for each layer of a chain would take time with the square of its length.
+    let image = path.to_str().map(|filename| {
+        let file = json!({ "driver": "file", "filename": filename });
+        format!("json:{}", json!({ "driver": "qcow2", "file": file, "backing": null }))
+    });
+    let image = image.ok_or_else(|| Error::failed(format!("{doing}: its path is not UTF-8")))?;
     let output = Command::new("qemu-img")
-        .args(["check", "-q", "-f", "qcow2"])
+        .args(["check", "-q"])
         .args(options)
-        .arg(path)
+        .arg(image)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| Error::failed(doing.clone()).because(error))?;

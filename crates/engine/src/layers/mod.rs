@@ -5,6 +5,7 @@ pub(crate) mod base;
 pub(crate) mod below;
 pub(crate) mod clones;
 pub(crate) mod delta_file;
+pub(crate) mod frozen;
 pub(crate) mod image_tool;
 pub(crate) mod needs;
 pub(crate) mod overlay;

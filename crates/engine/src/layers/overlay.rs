@@ -3,9 +3,10 @@
 use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::layers::delta_file::{self, Backing};
+use crate::layers::frozen::backing_of;
 use crate::layers::qcow2;
 use crate::record::journal::Overlay;
-use crate::record::vm::{BaseLayer, DiskRecord};
+use crate::record::vm::{DiskRecord, LayerRecord};
 use crate::root::VmFolder;
 
 /// What new layers and the VM's records take at most, for any common number and size of disks.
@@ -19,13 +20,9 @@ pub(crate) fn make(folder: &VmFolder, disk: &DiskRecord, overlay: &Overlay) -> R
     let directory = folder.disk(&disk.name);
     folder.files().make_dir(&directory)?;
     let path = folder.layer(&disk.name, &overlay.layer);
-    let (backing, format) = match &overlay.parent {
-        Some(parent) => (format!("{parent}.qcow2"), "qcow2"),
-        None => {
-            let location = disk.base.layer.as_ref().map(BaseLayer::relative);
-            (location.unwrap_or_else(|| disk.base.location.clone()), disk.base.format.as_str())
-        }
-    };
+    let format = if overlay.parent.is_some() { "qcow2" } else { disk.base.format.as_str() };
+    let record = LayerRecord { id: overlay.layer.clone(), parent: overlay.parent.clone(), frozen: None };
+    let backing = backing_of(disk, &record);
     let virtual_bytes = virtual_bytes(folder, disk, overlay)?;
     delta_file::write(folder.files(), &path, &Backing { file: &backing, format, virtual_bytes })
         .inspect_err(|_| {

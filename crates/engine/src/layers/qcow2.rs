@@ -18,6 +18,8 @@ const BACKING_NAME_MAX: u32 = 1023;
 const L1_ENTRIES_MAX: u32 = 4 << 20;
 /// What QEMU takes for the size of a cluster, as a power of two.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// Not closed properly (lazy refcounts); found corrupt by QEMU.
+const INCOMPATIBLE_STATE: u64 = 1 << 0 | 1 << 1;
 const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
 /// Entries of L2 tables take 16 bytes rather than 8.
 const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
@@ -31,6 +33,8 @@ pub(crate) struct Header {
     pub(crate) external_data: bool,
     /// The size that the guest sees, in bytes.
     pub(crate) virtual_bytes: u64,
+    version: u32,
+    incompatible: u64,
     cluster_bits: u32,
     extended_l2: bool,
     l1_entries: u32,
@@ -132,11 +136,30 @@ impl Header {
             backing_file: backing_file(image, be64(&bytes, 8), be32(&bytes, 16))?,
             external_data: incompatible & INCOMPATIBLE_DATA_FILE != 0,
             virtual_bytes: be64(&bytes, 24),
+            version,
+            incompatible,
             cluster_bits: be32(&bytes, 20),
             extended_l2: incompatible & INCOMPATIBLE_EXTENDED_L2 != 0,
             l1_entries: be32(&bytes, 36),
             l1_offset: be64(&bytes, 40),
         }))
+    }
+
+    /// What can't be right of a header that vmrewind wrote and QEMU has kept; else the tables and the data can still be damaged.
+    pub(crate) fn flaw_of_a_layer(&self) -> Option<&'static str> {
+        if self.version != 3 {
+            return Some("its version is not 3");
+        }
+        if self.incompatible & !INCOMPATIBLE_STATE != 0 {
+            return Some("it has features that no layer has");
+        }
+        match self.entries_needed() {
+            None => Some("the size of its clusters, or the place of its L1 table"),
+            Some(need) if u64::from(self.l1_entries) < need || self.l1_entries > L1_ENTRIES_MAX => {
+                Some("the size of its L1 table")
+            }
+            Some(_) => None,
+        }
     }
 
     /// Whether `image` is known to hold no data cluster. A table that can't be that of a disk of this size says nothing:

@@ -1,18 +1,22 @@
-//! Looks for damage in the store, and says which snapshots it touches.
+//! Looks for damage in the store, in records and in layers, and says which snapshots it touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use vmrewind_store::{CheckOptions, ImageId, Progress};
 
 use crate::context::{Context, Work};
-use crate::engine::Operation;
+use crate::engine::{Operation, Seen};
 use crate::error::{ErrorKind, Result};
-use crate::ids::VmName;
+use crate::ids::{LayerId, VmName};
 use crate::images::{image_id, store_error};
+use crate::layers::frozen;
 use crate::record::snapshot::Manifest;
 use crate::record::snapshots::{DamagedManifest, Snapshots};
+use crate::record::vm::DiskRecord;
+use crate::root::VmFolder;
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,7 +56,8 @@ pub struct DamageView {
 pub(super) type Names = BTreeMap<ImageId, Vec<String>>;
 
 impl Operation {
-    /// Checks the store's structure, and with `read_data` every byte of it. Damage is a result, not an error.
+    /// Checks the store's structure, and with `read_data` every byte of it; records, and what layers look like from outside.
+    /// Damage is a result, not an error.
     ///
     /// # Errors
     /// `Failed` where the storage can't be read, `Interrupted`.
@@ -122,7 +127,10 @@ impl Operation {
         let mut damage = Vec::new();
         for vm in self.root.vm_names()? {
             let snapshots = match self.look(&vm) {
-                Ok(seen) => seen.snapshots,
+                Ok(seen) => {
+                    damage.extend(damaged_layers(&seen));
+                    seen.snapshots
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Refused) => {
                     damage.push(DamageView { what: error.in_one_line(), objects: 0, snapshots: Vec::new() });
@@ -140,6 +148,43 @@ impl Operation {
         }
         Ok((names, damage))
     }
+}
+
+/// What is wrong with the layers of a VM, and which of its snapshots read them.
+fn damaged_layers(seen: &Seen) -> Vec<DamageView> {
+    let (folder, record) = (&seen.folder, &seen.record);
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if let Err(error) = frozen::check_not_older(folder, record, &seen.snapshots) {
+        found.entry(error.in_one_line()).or_default();
+    }
+    // Each layer once: chains share most of theirs.
+    let mut flaws: HashMap<PathBuf, Option<String>> = HashMap::new();
+    let mut flaw = |folder: &VmFolder, disk: &DiskRecord, layer: &LayerId| {
+        let look = || frozen::check_layer(folder, disk, layer).err().map(|error| error.in_one_line());
+        flaws.entry(folder.layer(&disk.name, layer)).or_insert_with(look).clone()
+    };
+    for disk in &record.disks {
+        // Those too that only the present state reads, or nobody any more.
+        for layer in &disk.layers {
+            if let Some(what) = flaw(folder, disk, &layer.id) {
+                found.entry(what).or_default();
+            }
+        }
+        for manifest in &seen.snapshots.sound {
+            let Some(then) = manifest.disks.iter().find(|then| then.name == disk.name) else { continue };
+            let name = format!("{}@{}", record.name, manifest.name);
+            let chain = frozen::each(folder, disk, &then.layer, |folder, disk, layer| {
+                if let Some(what) = flaw(folder, disk, layer) {
+                    found.entry(what).or_default().push(name.clone());
+                }
+                Ok(())
+            });
+            if let Err(error) = chain {
+                found.entry(error.in_one_line()).or_default().push(name);
+            }
+        }
+    }
+    found.into_iter().map(|(what, snapshots)| DamageView { what, objects: 0, snapshots }).collect()
 }
 
 fn add_names(names: &mut Names, vm: &VmName, manifests: Vec<Manifest>) -> Result<()> {

@@ -115,7 +115,7 @@ impl Operation {
     ) -> VmRecord {
         let on_base = |(disk, base): &(String, BaseRecord)| {
             let layer = LayerId::random(&self.ctx.host);
-            let layers = vec![LayerRecord { id: layer.clone(), parent: None }];
+            let layers = vec![LayerRecord { id: layer.clone(), parent: None, frozen: None }];
             DiskRecord { name: disk.clone(), base: base.clone(), layers, active: layer }
         };
         VmRecord {

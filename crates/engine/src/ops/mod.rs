@@ -22,6 +22,7 @@ pub(crate) mod vm_delete;
 pub(crate) mod vm_first_start;
 pub(crate) mod vm_link;
 pub(crate) mod vm_list;
+pub(crate) mod vm_repair;
 pub(crate) mod vm_start;
 mod vm_state;
 pub(crate) mod vm_stop;

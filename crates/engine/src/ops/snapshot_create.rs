@@ -20,7 +20,7 @@ use crate::engine::{Held, Operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::Hint;
 use crate::ids::{LayerId, SnapshotId, SnapshotName, VmName};
-use crate::layers::{base, overlay};
+use crate::layers::{base, frozen, overlay};
 use crate::lazy;
 use crate::ops::tidy::tidy;
 use crate::ops::vm_state::state_word;
@@ -144,6 +144,7 @@ impl Operation {
             .with_hint(hint_for(required)));
         }
         base::check_all_unchanged(&held.record)?;
+        frozen::check_present(&held.folder, &held.record)?;
         if held.record.disks.is_empty() && grade != Grade::Live {
             return Err(Error::refused(format!(
                 "VM '{vm}' has no disks, so there is nothing to keep but its memory"
@@ -355,6 +356,7 @@ fn manifest(
     Manifest {
         version: RECORD_VERSION,
         id: plan.id.clone(),
+        vm_id: Some(held.record.id.clone()),
         name: plan.name.clone(),
         origin: Origin::User,
         parent: held.record.current.clone(),

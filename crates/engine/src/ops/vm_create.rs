@@ -201,7 +201,7 @@ impl Operation {
         let record = DiskRecord {
             name: name.to_owned(),
             base,
-            layers: vec![LayerRecord { id: layer.clone(), parent: None }],
+            layers: vec![LayerRecord { id: layer.clone(), parent: None, frozen: None }],
             active: layer.clone(),
         };
         overlay::make(draft, &record, &Overlay { disk: name.to_owned(), layer, parent: None })?;

@@ -9,10 +9,12 @@ use crate::flat::Flat;
 use crate::hint::Hint;
 use crate::ids::VmName;
 use crate::layers::base::check_all_unchanged;
+use crate::layers::{frozen, qcow2};
 use crate::lazy;
 use crate::ops::launch::{Chains, Start};
 use crate::ops::tidy::tidy;
 use crate::record::snapshot::milliseconds;
+use crate::record::snapshots::Snapshots;
 use crate::record::vm::{DiskRecord, VmRecord};
 use crate::view::clone::StartMode;
 use crate::view::{GuestClock, VmView};
@@ -65,11 +67,14 @@ impl Operation {
             return Err(Error::refused(format!("VM '{name}' runs already (pid {})", machine.mark().pid))
                 .with_hint(Hint::StopVm { vm: name.to_string() }));
         }
+        frozen::check_not_older(&held.folder, &held.record, &Snapshots::load(&held.folder)?)?;
         check_all_unchanged(&held.record)?;
+        frozen::check_present(&held.folder, &held.record)?;
         lazy::forget_failure(&held.folder)?;
         tidy(&self.ctx, &held.folder, &held.record)?;
         if let Some(first) = held.record.first_start.clone() {
             if !how.cold {
+                refuse_written(&held)?;
                 return self.start_warm(&held, &first, how, begun);
             }
             // From here on it is a VM like any other, whatever becomes of this start.
@@ -105,6 +110,24 @@ impl Operation {
             notes: Vec::new(),
         })
     }
+}
+
+/// A clone's memory fits its disks only as long as nobody has written to them: a record that was put back can say what is no
+/// longer so.
+fn refuse_written(held: &HeldVm) -> Result<()> {
+    let (folder, vm) = (&held.folder, &held.record.name);
+    for disk in &held.record.disks {
+        let path = folder.layer(&disk.name, &disk.active);
+        if qcow2::has_data(&path)? {
+            return Err(Error::damaged(format!(
+                "'{}' says that VM '{vm}' was never started, but '{}' was written to",
+                folder.record().display(),
+                path.display()
+            ))
+            .with_hint(Hint::BootCloneCold { vm: vm.to_string() }));
+        }
+    }
+    Ok(())
 }
 
 /// Each disk's layers, from the active one down.

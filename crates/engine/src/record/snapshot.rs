@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::hint::Hint;
-use crate::ids::{LayerId, SnapshotId, SnapshotName, checked};
-use crate::record::vm::{DiskRecord, Hardware};
+use crate::ids::{LayerId, SnapshotId, SnapshotName, VmId, checked};
+use crate::record::vm::{BaseRecord, DiskRecord, Hardware};
 use crate::root::VmFolder;
 use crate::root::file::allocated_bytes;
 
@@ -112,6 +112,9 @@ pub(crate) struct Manifest {
     pub(crate) version: u32,
     /// The snapshot's id.
     pub(crate) id: SnapshotId,
+    /// The VM's; not there in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vm_id: Option<VmId>,
     /// Its name, unique within the VM.
     pub(crate) name: SnapshotName,
     /// Why it exists.
@@ -153,8 +156,11 @@ pub(crate) struct FrozenDisk {
     /// Bytes that layer takes on disk.
     #[serde(deserialize_with = "checked::bytes")]
     pub(crate) bytes: u64,
-    /// The layers below it, nearest first, down to the base's location: for people.
+    /// The layers below it, nearest first, down to the base's location: for people, and to make a lost record anew.
     pub(crate) below: Vec<String>,
+    /// The base, as the VM's record has it; not there in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<BaseRecord>,
 }
 
 impl FrozenDisk {
@@ -167,6 +173,7 @@ impl FrozenDisk {
             layer: disk.active.clone(),
             bytes: allocated_bytes(&folder.layer(&disk.name, &disk.active)),
             below: below.chain([disk.base.location.clone()]).collect(),
+            base: Some(disk.base.clone()),
         }
     }
 }

@@ -146,6 +146,18 @@ pub(crate) struct LayerRecord {
     pub(crate) id: LayerId,
     /// What it is a delta to; `None` is the base.
     pub(crate) parent: Option<LayerId>,
+    /// How its file looked when it was frozen and synced; `None` as long as it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) frozen: Option<FileMark>,
+}
+
+impl FileMark {
+    /// The time, as people read it.
+    pub(crate) fn modified(&self) -> String {
+        let nanoseconds = i32::try_from(self.modified_ns).unwrap_or(0);
+        let time = Timestamp::new(self.modified_s, nanoseconds);
+        time.map_or_else(|_| format!("{} s after 1970", self.modified_s), |time| time.to_string())
+    }
 }
 
 impl VmRecord {
@@ -253,7 +265,7 @@ impl DiskRecord {
 
     /// Adds a layer on `parent` and makes it the active one.
     pub(crate) fn push_active(&mut self, layer: LayerId, parent: Option<LayerId>) {
-        self.layers.push(LayerRecord { id: layer.clone(), parent });
+        self.layers.push(LayerRecord { id: layer.clone(), parent, frozen: None });
         self.active = layer;
     }
 

@@ -332,7 +332,7 @@ fn make_disk(folder: &VmFolder, name: &str, number: usize) -> DiskRecord {
             file: None,
             layer: None,
         },
-        layers: vec![LayerRecord { id: layer.clone(), parent: None }],
+        layers: vec![LayerRecord { id: layer.clone(), parent: None, frozen: None }],
         active: layer.clone(),
     };
     overlay::make(folder, &disk, &Overlay { disk: name.into(), layer, parent: None }).unwrap();

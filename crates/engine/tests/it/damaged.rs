@@ -51,8 +51,11 @@ impl Hurt {
     }
 }
 
+/// Damages a file, given its path and content.
+type Damage = fn(&Path, &[u8]);
+
 /// The ways to damage a manifest, with what is left of the snapshot's name.
-const DAMAGE: [(&str, fn(&Path, &[u8]), Option<&str>); 6] = [
+const DAMAGE: [(&str, Damage, Option<&str>); 6] = [
     ("cut off behind its name", |path, whole| fs::write(path, &whole[..120]).unwrap(), Some("b")),
     ("cut off", |path, whole| fs::write(path, &whole[..30]).unwrap(), None),
     ("empty", |path, _| fs::write(path, "").unwrap(), None),
@@ -61,7 +64,7 @@ const DAMAGE: [(&str, fn(&Path, &[u8]), Option<&str>); 6] = [
     (
         "a folder",
         |path, _| {
-            fs::remove_file(path).unwrap();
+            fs::rename(path, path.with_extension("aside")).unwrap();
             fs::create_dir(path).unwrap();
         },
         None,
@@ -225,14 +228,14 @@ fn strays_are_in_nobody_s_way() {
 /// Guards all VMs from one whose record is damaged, or gone; and what that one reads of theirs.
 #[test]
 fn a_vm_without_its_record_takes_no_other() {
-    let breaks: [(&str, fn(&Path)); 4] = [
-        ("missing", |path| fs::remove_file(path).unwrap()),
-        ("cut off", |path| fs::write(path, "{\"version\": 1").unwrap()),
-        ("another VM's", |path| {
-            let text = fs::read_to_string(path).unwrap().replace("lost-1", "other");
+    let breaks: [(&str, Damage); 4] = [
+        ("missing", |path, _| fs::remove_file(path).unwrap()),
+        ("cut off", |path, _| fs::write(path, "{\"version\": 1").unwrap()),
+        ("another VM's", |path, whole| {
+            let text = String::from_utf8_lossy(whole).replace("lost-1", "other");
             fs::write(path, text).unwrap();
         }),
-        ("newer", |path| fs::write(path, "{\"version\": 99}").unwrap()),
+        ("newer", |path, _| fs::write(path, "{\"version\": 99}").unwrap()),
     ];
     for (what, damage) in breaks {
         let mut world = World::with_a_snapshot();
@@ -240,7 +243,7 @@ fn a_vm_without_its_record_takes_no_other() {
         let root = world.root();
         let record = root.join("vms/lost-1/vm.json");
         let whole = fs::read(&record).unwrap();
-        damage(&record);
+        damage(&record, &whole);
         let listed = next_command(&root).vm_list().unwrap();
         let states: Vec<_> =
             listed.items.iter().map(|view| (view.name.as_str(), view.state.as_str())).collect();

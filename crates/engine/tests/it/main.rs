@@ -9,5 +9,6 @@
 mod crash;
 mod damaged;
 mod found;
+mod frozen;
 mod records;
 mod world;

@@ -169,6 +169,10 @@ impl World {
     }
 
     pub(crate) fn clones(&mut self, at: &str, name: &str, count: u32) {
+        self.try_clones(at, name, count).expect("cloned");
+    }
+
+    pub(crate) fn try_clones(&mut self, at: &str, name: &str, count: u32) -> vmrewind_engine::Result<()> {
         let request = VmClone {
             address: address(at),
             name: vm(name),
@@ -178,7 +182,7 @@ impl World {
             link_up: false,
             inside: None,
         };
-        self.operation().vm_clone(&request).expect("cloned");
+        self.operation().vm_clone(&request).map(drop)
     }
 
     /// The guest writes: 64 KiB of that byte, at a place of its own, and flushes nothing (`cache=unsafe`).

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod link;
 pub(crate) mod list;
+pub(crate) mod repair;
 pub(crate) mod show;
 pub(crate) mod start;
 pub(crate) mod stop;
@@ -36,6 +37,8 @@ pub(crate) enum VmCommand {
     Delete(delete::DeleteArguments),
     /// Plug or unplug the network cables of a running VM
     Link(link::LinkArguments),
+    /// Make the record of a VM anew, from its snapshots and layers
+    Repair(repair::RepairArguments),
     /// Use the serial console of a VM
     Console(console::ConsoleArguments),
 }
@@ -54,6 +57,7 @@ pub(crate) fn run(session: &Session, command: VmCommand) -> Result<(), CommandEr
         VmCommand::Show(arguments) => show::run(session, &arguments),
         VmCommand::Delete(arguments) => delete::run(session, &arguments),
         VmCommand::Link(arguments) => link::run(session, &arguments),
+        VmCommand::Repair(arguments) => repair::run(session, &arguments),
         VmCommand::Console(arguments) => console::run(session, &arguments),
     }
 }

@@ -101,6 +101,10 @@ fn with_data() -> Vec<Hint> {
         Hint::OutputOfQemu { log: "/run/web/qemu.log".into() },
         Hint::DamagedSnapshot { vm: vm(), id: "0123456789abcdef".into(), changed: false },
         Hint::DamagedSnapshot { vm: vm(), id: "0123456789abcdef".into(), changed: true },
+        Hint::DamagedLayer { vm: vm() },
+        Hint::RepairVm { vm: vm() },
+        Hint::ChooseLayer { vm: vm(), layers: names(&["00000000000000aa", "00000000000000bb"]) },
+        Hint::StopByForce { vm: vm() },
         Hint::IsThisTheRoot { root: "/srv/vms".into() },
     ]
 }

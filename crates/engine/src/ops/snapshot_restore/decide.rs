@@ -49,6 +49,7 @@ impl Operation {
         Ok(Manifest {
             version: RECORD_VERSION,
             id: SnapshotId::random(&self.ctx.host),
+            vm_id: Some(held.record.id.clone()),
             name: held.snapshots.free_name("undo")?,
             origin: Origin::Undo,
             parent: held.record.current.clone(),

@@ -35,6 +35,10 @@ pub(crate) fn note(note: &Note) -> String {
             time(holder.since)
         ),
         Note::NotTidied { disk, error } => format!("disk '{disk}' was not tidied: {error}"),
+        Note::LinksUnplugged { vm, devices } => {
+            let devices = devices.join(", ");
+            format!("network links are unplugged until `vmrewind vm link {vm} up` plugs them: {devices}")
+        }
         Note::NotHandedOver { what, error } => format!("{what} was not handed over to the new QEMU: {error}"),
         Note::EndedFirst { why } => {
             format!(

@@ -96,6 +96,13 @@ pub enum Note {
         /// Why.
         error: String,
     },
+    /// The links of a clone's network devices are unplugged, until the user plugs them.
+    LinksUnplugged {
+        /// The VM.
+        vm: String,
+        /// The devices.
+        devices: Vec<String>,
+    },
     /// A QEMU did not get what the one before it had.
     NotHandedOver {
         /// What: a port, a file.

@@ -3,6 +3,7 @@
 //! A rule is a pure function from the [`Tree`] (all files, as text) to [`Finding`]s.
 
 mod arrows;
+mod commands;
 mod headers;
 mod knots;
 mod lengths;
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Outcome {
     let tree = Tree::read(&workspace())?;
     let mut findings = arrows::check(&arrows::edges(&metadata()?));
     let rules = [
+        commands::check,
         headers::check,
         knots::check,
         lengths::check,

@@ -93,7 +93,7 @@ impl Operation {
         };
         let (clock, clock_note) = self.bring_clock_up(&guest);
         let memory_shared = flat.is_ok();
-        let mut notes = notes(&links_down, flat.err());
+        let mut notes = notes(flat.err());
         notes.extend(clock_note);
         Ok(StartReport {
             mode: StartMode::Warm,
@@ -156,14 +156,8 @@ fn send_file(path: &Path, socket: &Path) -> Result<()> {
         .map_err(|error| Error::failed("QEMU does not take the machine's state").because(error))
 }
 
-fn notes(links_down: &[String], not_shared: Option<NotShared>) -> Vec<String> {
+fn notes(not_shared: Option<NotShared>) -> Vec<String> {
     let mut notes = Vec::new();
-    if !links_down.is_empty() {
-        notes.push(format!(
-            "network links are unplugged until `vmrewind vm link NAME up` plugs them: {}",
-            links_down.join(", ")
-        ));
-    }
     if let Some(NotShared(why)) = not_shared {
         notes.push(format!("the memory is not shared with other clones: {why}"));
     }

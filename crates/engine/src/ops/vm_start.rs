@@ -53,6 +53,10 @@ impl Operation {
     /// `Refused` where it runs already or a base was changed, `Failed` with QEMU's words where QEMU does not start.
     pub fn vm_start(&self, name: &VmName, how: VmStart) -> Result<VmView> {
         let report = self.start(name, how)?;
+        if !report.links_down.is_empty() {
+            let devices = report.links_down.clone();
+            self.ctx.note(Note::LinksUnplugged { vm: name.to_string(), devices });
+        }
         for note in &report.notes {
             self.ctx.note(Note::OfGuest { text: note.clone() });
         }

@@ -91,6 +91,9 @@ fn text(view: &ClonesView) -> String {
         lines.push(format!("  {}: {}", it.what, it.why));
         lines.push(format!("    {}", it.fix));
     }
+    if view.clones.iter().any(|clone| !clone.links_down.is_empty()) {
+        lines.push("note: network links are unplugged until `vmrewind vm link NAME up` plugs them".into());
+    }
     lines.extend(view.notes.iter().map(|note| format!("note: {note}")));
     if view.clones.len() > 1 {
         lines.push(format!("{} in {}", count(view.clones.len(), "clone"), duration_ms(view.total_ms)));

@@ -14,7 +14,7 @@ use super::{PATIENCE, check_root, rig, small};
 fn stopped_worker(rig: &Rig) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let text = fs::read_to_string(rig.vm_folder("vm").join("seat/lazy.lock")).unwrap_or_default();
+        let text = fs::read_to_string(rig.newest_seat("vm").join("lazy.lock")).unwrap_or_default();
         let note: Value = serde_json::from_str(&text).unwrap_or_default();
         let pid = note["processes"][1]["pid"].as_u64().unwrap_or_default();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -60,8 +60,8 @@ fn the_worker_killed_at_every_step() {
 /// Lets workers go that stand still at a step, until the restore is over.
 fn let_all_go(rig: &Rig, guest: &Guest<'_>, run: &mut Child) {
     let deadline = Instant::now() + PATIENCE;
-    while rig.vm_folder("vm").join("seat/lazy.json").exists() || matches!(run.try_wait(), Ok(None)) {
-        let text = fs::read_to_string(rig.vm_folder("vm").join("seat/lazy.lock")).unwrap_or_default();
+    while rig.newest_seat("vm").join("lazy.json").exists() || matches!(run.try_wait(), Ok(None)) {
+        let text = fs::read_to_string(rig.newest_seat("vm").join("lazy.lock")).unwrap_or_default();
         let note: Value = serde_json::from_str(&text).unwrap_or_default();
         let pid = note["processes"][1]["pid"].as_u64().unwrap_or_default();
         let _ = std::process::Command::new("kill").args(["-CONT", &pid.to_string()]).status();

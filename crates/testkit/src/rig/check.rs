@@ -51,12 +51,14 @@ pub struct Restored {
 pub(super) struct Before {
     at: Instant,
     connections: usize,
+    /// The seat of the QEMU that was the VM then, by its number.
+    seat: Option<u32>,
 }
 
 impl Guest<'_> {
     /// Where the guest is now.
     pub(super) fn before(&self) -> Before {
-        Before { at: Instant::now(), connections: self.console.connections() }
+        Before { at: Instant::now(), connections: self.console.connections(), seat: self.seat() }
     }
 
     /// `snapshot create`, with its result checked; what is needed to judge a restore is remembered.
@@ -139,7 +141,20 @@ impl Guest<'_> {
     #[track_caller]
     pub(super) fn first_tick_after(&self, before: Before, patience: Duration) -> Tick {
         let began = must("find a new QEMU", self.console.wait_connected(before.connections, patience));
-        self.first_tick_since(began, before.at, patience)
+        let seen = self.first_tick_since(began, before.at, patience);
+        // A QEMU on another seat has run for a moment before the console's connection to the old one has ended.
+        if self.seat() == before.seat { seen } else { self.first_in_log().unwrap_or(seen) }
+    }
+
+    fn seat(&self) -> Option<u32> {
+        let link = fs::read_link(self.rig.vm_folder(&self.name).join("seat")).ok()?;
+        link.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// The first tick that the QEMU which is the VM now has ever put out: its console's log begins with it.
+    fn first_in_log(&self) -> Option<Tick> {
+        let log = fs::read(self.rig.vm_folder(&self.name).join("run/console.log")).ok()?;
+        String::from_utf8_lossy(&log).lines().find_map(|line| Tick::parse(line.trim()))
     }
 
     /// The first tick after `mark`, which was taken at `at`; a new line of time begins with it.

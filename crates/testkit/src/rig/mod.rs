@@ -141,6 +141,13 @@ impl Rig {
         .collect()
     }
 
+    /// The folder of what belongs to the QEMU of a VM that was started last: it need not be the VM's yet.
+    pub fn newest_seat(&self, vm: &str) -> PathBuf {
+        let seats = fs::read_dir(self.vm_folder(vm).join("seats")).into_iter().flatten().flatten();
+        let numbers = seats.filter_map(|seat| seat.file_name().to_str()?.parse::<u32>().ok());
+        self.vm_folder(vm).join("seats").join(numbers.max().unwrap_or_default().to_string())
+    }
+
     /// All files below the root, with their sizes, sorted: for telling whether anything was left behind.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let mut files = Vec::new();

@@ -21,7 +21,7 @@ fn cables_are_plugged_and_unplugged() {
     cable(&guest, "plugged");
     guest.play(&[Snapshot("plugged")]);
     let (clone, view) = guest.clone_as("plugged", "c", &["--start"]);
-    assert_says(&view["notes"], "vm link");
+    assert_eq!(view["clones"][0]["links_down"], json!(["nic0"]), "{view}");
     cable(&clone, "unplugged");
     let view = rig.run_json(&["vm", "link", "c", "up"]);
     assert_eq!(view, json!({"vm": "c", "link": "up", "nics": ["nic0"]}));

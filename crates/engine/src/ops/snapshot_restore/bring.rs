@@ -16,6 +16,7 @@ use crate::lazy;
 use crate::ops::restore_memory::{Brought, Memory, Target};
 use crate::ops::tidy::tidy;
 use crate::record::journal::{Overlay, RedoPlan};
+use crate::root::VmFolder;
 use crate::view::RestoreMode;
 use crate::vm::machine::{Machine, Use};
 use crate::vm::ports::ports_in_use;
@@ -40,10 +41,8 @@ impl Operation {
             self.check_cancel("making new layers")?;
         }
         let chains = plan.overlays.iter().map(|overlay| chain_on(held, overlay)).collect();
-        let (folder, beside) = match &before.order {
-            Order::Beside { seat, .. } => (held.folder.at_seat(*seat), Some(self.ports_of(before))),
-            _ => (held.folder.clone(), None),
-        };
+        let folder = new_folder(held, before);
+        let beside = matches!(before.order, Order::Beside { .. }).then(|| self.ports_of(before));
         let target = Target {
             held,
             folder: &folder,
@@ -109,10 +108,11 @@ impl Operation {
         before: &Before,
         made: &mut Made,
     ) -> Result<Option<String>> {
+        let folder = new_folder(held, before);
         if let Some(Brought { started, .. }) = &made.brought
             && !started.machine.is_alive()
         {
-            return Err(qemu_ended(&*started.machine, &held.folder));
+            return Err(qemu_ended(&*started.machine, &folder));
         }
         self.stop_old(held, before, made)?;
         let synced = made.synced();
@@ -127,13 +127,13 @@ impl Operation {
         if let Some(Brought { started, .. }) = &mut made.brought {
             // Once more, since much time can have passed: the old guest is given up for one that answers.
             if started.monitor()?.is_gone() {
-                return Err(qemu_ended(&*started.machine, &held.folder));
+                return Err(qemu_ended(&*started.machine, &folder));
             }
             // Letting the guest run is part of what the commit carries out, on a connection of its own.
             started.disconnect();
         }
         let committed = self.ledger(&held.folder).commit(OPERATION, &redo_plan);
-        committed.map_err(|error| explained(error, &held.folder))?;
+        committed.map_err(|error| explained(error, &folder))?;
         // Not reached where the commit is not complete: the guards then act once their pipes close.
         guard.into_iter().chain(made.old_guard.take()).for_each(Guard::disarm);
         Ok(undo_name)
@@ -173,6 +173,14 @@ fn stop_under_guard(old: &dyn Machine, guard: Option<&mut Guard>) -> Result<()> 
         old.kill()?;
     }
     Ok(())
+}
+
+/// The VM's folder, with the seat of the new QEMU.
+fn new_folder(held: &Held, before: &Before) -> VmFolder {
+    match before.order {
+        Order::Beside { seat, .. } => held.folder.at_seat(seat),
+        Order::Off | Order::Nothing { .. } | Order::EndFirst { .. } => held.folder.clone(),
+    }
 }
 
 /// A disk with the layers of a new delta: the delta, then those that it lies on.

@@ -148,7 +148,8 @@ impl Operation {
         lazy::bring_up_to_date(&self.ctx, &self.charge(name, &locked.folder), true)?;
         if locked.folder.journal().exists() {
             // Of a restore that was decided, the QEMU that is to become the VM's as well.
-            for seat in locked.folder.seats() {
+            let own = locked.folder.seat_number();
+            for seat in locked.folder.seats().into_iter().filter(|seat| Some(*seat) != own) {
                 let folder = locked.folder.at_seat(seat);
                 lazy::bring_up_to_date(&self.ctx, &self.charge(name, &folder), true)?;
             }

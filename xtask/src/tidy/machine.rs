@@ -22,7 +22,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Whether an absolute path in `line` begins with `name`; `run/work/` is another thing.
+/// Whether an absolute path in `line` begins with `name`; a folder of that name further down is another thing.
 fn names(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| {
         !line[..at].ends_with(|before: char| before.is_alphanumeric() || "}._-*".contains(before))

@@ -92,8 +92,7 @@ pub(crate) fn run<J: Job>(process: BackgroundProcess) -> Result<()> {
     // One that was removed meanwhile is not made again.
     let root = Root::open_existing(&path, Files::of_this_host())?
         .ok_or_else(|| Error::not_found(format!("there is no root '{}'", path.display())))?;
-    let folder = root.vm(&name);
-    let folder = seat.parse().map_or_else(|_| folder.clone(), |number| folder.at_seat(number));
+    let folder = root.vm(&name).at_seat_word(&seat);
     match role {
         Role::Begin | Role::Revive => {
             let log = Log::open(&J::KIND, &folder, "supervisor");

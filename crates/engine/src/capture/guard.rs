@@ -140,8 +140,7 @@ fn cannot_start() -> String {
 /// # Errors
 /// `Failed` where QEMU can't be reached, or the guest can't be made to run.
 pub fn watch(folder: &Path, seat: &str) -> Result<()> {
-    let folder = VmFolder::at(folder.to_owned());
-    let folder = seat.parse().map_or_else(|_| folder.clone(), |number| folder.at_seat(number));
+    let folder = VmFolder::at(folder.to_owned()).at_seat_word(seat);
     let patience = Patience::default();
     let run = run_folder::existing(&folder).ok_or_else(|| Error::failed("the VM has no run folder"))?;
     let monitor = Monitor::connect(&run.join(socket::of(Use::Guard)), patience.answer, patience)?;

@@ -18,7 +18,6 @@ mod order;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use vmrewind_store::ImageReader;
@@ -43,6 +42,7 @@ use crate::ops::vm_state;
 use crate::record::journal::{Cause, Overlay, Succession, UndoPlan};
 use crate::record::snapshot::{Grade, Manifest};
 use crate::root::VmFolder;
+use crate::root::file::allocated_bytes;
 use crate::view::restore::{RestoreOrder, RestorePlanView};
 use crate::view::{RestoreMode, RestoreView};
 use crate::vm::machine::{Machine, Use};
@@ -200,10 +200,7 @@ impl Operation {
         };
         let why = if let Order::EndFirst { why, .. } = before.order { Some(why) } else { None };
         let left = decide::abandoned(request, &held, &plan)?;
-        let bytes = |layer: &Overlay| {
-            let file = std::fs::metadata(held.folder.layer(&layer.disk, &layer.layer));
-            file.map(|file| file.blocks() * 512).unwrap_or_default()
-        };
+        let bytes = |layer: &Overlay| allocated_bytes(&held.folder.layer(&layer.disk, &layer.layer));
         Ok(RestorePlanView {
             vm: held.record.name.to_string(),
             snapshot: plan.snapshot.name.to_string(),

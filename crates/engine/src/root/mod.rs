@@ -278,6 +278,11 @@ impl VmFolder {
         self.seat_number().map(|number| number.to_string()).unwrap_or_default()
     }
 
+    /// The same with the seat that such a word names.
+    pub(crate) fn at_seat_word(self, word: &str) -> Self {
+        Self { seat: word.parse().ok().or(self.seat), ..self }
+    }
+
     /// The folder of the seat.
     pub(crate) fn seat(&self) -> PathBuf {
         match self.seat_number() {

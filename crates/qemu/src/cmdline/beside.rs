@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::keyvalues::{KeyValues, escape_commas, parse_bool};
+use super::keyvalues::{KeyValues, escape_commas};
 use super::properties::Properties;
 use super::table::Argument;
 use super::{CmdlineError, CommandLine, Opt};
@@ -238,8 +238,8 @@ impl Seat<'_> {
         self.move_file(chardev, "logfile")?;
         let has_path = chardev.get("path").is_some();
         match chardev.get("backend").unwrap_or_default().as_str() {
-            "socket" if is_server(chardev) && has_path => self.move_socket(chardev, "path"),
-            "socket" if is_server(chardev) => Err(PORT),
+            "socket" if chardev.is_on("server") && has_path => self.move_socket(chardev, "path"),
+            "socket" if chardev.is_on("server") => Err(PORT),
             "socket" => Err(PEER),
             "file" => self.move_file(chardev, "path"),
             "udp" if chardev.get("localport").is_some() => Err(PORT),
@@ -259,7 +259,7 @@ impl Seat<'_> {
         match kind {
             "unix" => {
                 let mut keys = Properties::Keys(KeyValues::parse(rest, Some("path")));
-                if !is_server(&keys) && option != "gdb" {
+                if !keys.is_on("server") && option != "gdb" {
                     return Err(PEER);
                 }
                 self.move_socket(&mut keys, "path")?;
@@ -389,10 +389,6 @@ fn device(device: &Properties) -> Shared<()> {
     let is_passed_through =
         driver.starts_with("vfio-") || matches!(driver.as_str(), "usb-host" | "u2f-passthru");
     if is_passed_through { Err(DEVICE) } else { Ok(()) }
-}
-
-fn is_server(socket: &Properties) -> bool {
-    socket.get("server").is_some_and(|server| parse_bool(&server) == Some(true))
 }
 
 #[cfg(test)]

@@ -32,16 +32,19 @@ pub struct Block<'a> {
 }
 
 impl CommandLine {
+    fn locks_memory(&self) -> bool {
+        self.named("overcommit").any(|option| option.keys().get("mem-lock").is_some_and(|lock| lock != "off"))
+    }
+
     /// Whether QEMU takes all of the guest's memory from the host when it starts.
     #[must_use]
     pub fn allocates_memory_at_once(&self) -> bool {
-        let is_locked = |option: &super::Opt| option.keys().get("mem-lock").is_some_and(|lock| lock != "off");
         let is_whole = |backend: &Properties| {
             backend.is_on("prealloc") || backend.is_on("hugetlb") || backend.get("mem-path").is_some()
         };
         self.has_option("mem-path")
             || self.has_option("mem-prealloc")
-            || self.named("overcommit").any(is_locked)
+            || self.locks_memory()
             || self.memory_backends().is_ok_and(|all| all.iter().any(|(_, backend)| is_whole(backend)))
     }
 
@@ -53,10 +56,7 @@ impl CommandLine {
         if self.has_option("mem-path") || self.has_option("mem-prealloc") {
             return Err("its memory is allocated with -mem-path or -mem-prealloc");
         }
-        if self
-            .named("overcommit")
-            .any(|option| option.keys().get("mem-lock").is_some_and(|lock| lock != "off"))
-        {
+        if self.locks_memory() {
             return Err("its memory is locked (-overcommit mem-lock)");
         }
         let backends = self.memory_backends().map_err(|_| "an -object can't be read")?;

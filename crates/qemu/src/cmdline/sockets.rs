@@ -2,7 +2,7 @@
 //!
 //! Only unix sockets on which QEMU listens count; a console on a terminal, file or TCP port is not found.
 
-use super::keyvalues::{KeyValues, parse_bool};
+use super::keyvalues::KeyValues;
 use super::properties::Properties;
 use super::{CommandLine, Opt};
 
@@ -75,8 +75,7 @@ impl CommandLine {
 }
 
 fn listening_path(socket: &Properties) -> Option<String> {
-    let is_server = socket.get("server").is_some_and(|server| parse_bool(&server) == Some(true));
-    socket.get("path").filter(|_| is_server)
+    socket.get("path").filter(|_| socket.is_on("server"))
 }
 
 #[cfg(test)]

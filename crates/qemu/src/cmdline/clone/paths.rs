@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::keyvalues::{KeyValues, parse_bool};
+use super::super::keyvalues::KeyValues;
 use super::super::properties::Properties;
 use super::super::table::Argument;
 use super::super::{CmdlineError, CommandLine};
@@ -144,7 +144,7 @@ fn chardev(chardev: &mut Properties, paths: &mut Paths, done: &mut Separation) {
     let is_own = |path: &str| path.contains("{run}") || path.contains("{name}");
     let path = chardev.get("path").unwrap_or_default();
     match chardev.get("backend").unwrap_or_default().as_str() {
-        "socket" if is_server(chardev) => {
+        "socket" if chardev.is_on("server") => {
             move_file(chardev, "chardev", "path", paths, done);
             ports::renew(chardev, "chardev", "port", done);
         }
@@ -155,11 +155,6 @@ fn chardev(chardev: &mut Properties, paths: &mut Paths, done: &mut Separation) {
         "serial" | "tty" | "parallel" | "parport" => done.share("-chardev path", path, HOST_DEVICE),
         _ => {}
     }
-}
-
-/// Whether a socket is QEMU's own.
-pub(super) fn is_server(socket: &Properties) -> bool {
-    socket.get("server").is_some_and(|server| parse_bool(&server) == Some(true))
 }
 
 /// A character device in the short form. `None` where nothing is changed.
@@ -178,7 +173,7 @@ fn character(option: &str, text: &str, paths: &mut Paths, done: &mut Separation)
         "unix" => {
             let mut keys = Properties::Keys(KeyValues::parse(rest, Some("path")));
             let from = keys.get("path")?;
-            if !is_server(&keys) && option != "gdb" {
+            if !keys.is_on("server") && option != "gdb" {
                 done.share(&label, from, CONNECTS);
                 return None;
             }
@@ -199,7 +194,7 @@ fn character(option: &str, text: &str, paths: &mut Paths, done: &mut Separation)
         "tcp" | "telnet" | "websocket" => {
             let mut keys = Properties::Keys(KeyValues::parse(rest, Some("address")));
             let from = keys.get("address")?;
-            if !is_server(&keys) && option != "gdb" {
+            if !keys.is_on("server") && option != "gdb" {
                 return None;
             }
             let to = ports::own_address(&from)?;

@@ -3,7 +3,7 @@
 use super::super::keyvalues::KeyValues;
 use super::super::properties::Properties;
 use super::Separation;
-use super::paths::{Paths, is_server, move_file};
+use super::paths::{Paths, move_file};
 
 /// The last VNC display that QEMU is let try.
 const LAST_DISPLAY: &str = "99";
@@ -45,7 +45,7 @@ pub(super) fn network(option: &str, net: &mut Properties, paths: &mut Paths, don
         Some(to)
     });
     match net.get("type").unwrap_or_default().as_str() {
-        "stream" if is_server(net) => {
+        "stream" if net.is_on("server") => {
             renew(net, option, "addr.port", done);
             move_file(net, option, "addr.path", paths, done);
         }
